@@ -1,0 +1,262 @@
+#include "fde.hpp"
+
+#include <algorithm>
+#include <cassert>
+#include <cmath>
+#include <cstring>
+#include <memory>
+
+#include "parallel.hpp"
+#include "random_streams.hpp"
+
+namespace chamfer {
+namespace {
+
+// Blocks that wait for one call of the projection: enough rows for full tiles.
+constexpr size_t kPendingBlocks = 24;
+
+// Bits 32 i .. 32 i + 31 are word i; `count` <= 30 bits from bit `first` on. Reads one word past the last bit's.
+uint32_t extract_bits(const uint32_t* words, size_t first, size_t count) {
+    const uint64_t pair = words[first / 32] | (uint64_t{words[first / 32 + 1]} << 32);
+    return static_cast<uint32_t>(pair >> (first % 32)) & ((1U << count) - 1);
+}
+
+// Google's index of a partition: bit j of the result is the XOR of bits j and above. (Its code calls this a Gray code.)
+uint32_t prefix_xor(uint32_t bits) {
+    for (uint32_t shift = 1; shift < 32; shift *= 2) bits ^= bits >> shift;
+    return bits;
+}
+
+// splitmix64's finalizer: seeds of different purposes share no stream.
+uint32_t derived_seed(uint32_t seed, uint32_t purpose, size_t index) {
+    uint64_t z = seed + 0x9e3779b97f4a7c15ULL * (1 + ((static_cast<uint64_t>(purpose) << 32) | index));
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
+    return static_cast<uint32_t>((z ^ (z >> 31)) >> 32);
+}
+
+void draw_normals(uint32_t seed, size_t n, float* out) {
+    std::mt19937 words(seed);
+    NormalStream normals(words);
+    for (size_t i = 0; i < n; ++i) out[i] = normals.draw();
+}
+
+}  // namespace
+
+void draw_google_matrices(const FdeShape& shape, uint32_t seed, float* simhash, float* projections) {
+    const size_t simhash_size = shape.num_simhash_projections * shape.dim, projection_size = shape.projection_dimension * shape.dim;
+    for (size_t r = 0; r < shape.num_repetitions; ++r) {
+        draw_normals(seed + static_cast<uint32_t>(r), simhash_size, simhash + r * simhash_size);
+        if (shape.projection_dimension == 0) continue;
+        // The same seed again, as the reference does: its SimHash and its projection are not independent.
+        std::mt19937 words(seed + static_cast<uint32_t>(r));
+        float* projection = projections + r * projection_size;
+        std::fill(projection, projection + projection_size, 0.0f);
+        for (size_t i = 0; i < shape.dim; ++i) {
+            const uint32_t column = draw_below(words, static_cast<uint32_t>(shape.projection_dimension));
+            projection[column * shape.dim + i] = draw_coin(words) ? 1.0f : -1.0f;
+        }
+    }
+}
+
+void draw_paper_matrices(const FdeShape& shape, uint32_t seed, float* simhash, float* projections) {
+    const size_t simhash_size = shape.num_simhash_projections * shape.dim, projection_size = shape.projection_dimension * shape.dim;
+    const float magnitude = 1.0f / std::sqrt(static_cast<float>(std::max<size_t>(1, shape.projection_dimension)));
+    for (size_t r = 0; r < shape.num_repetitions; ++r) {
+        draw_normals(derived_seed(seed, 0, r), simhash_size, simhash + r * simhash_size);
+        std::mt19937 words(derived_seed(seed, 1, r));
+        for (size_t i = 0; i < projection_size; ++i) projections[r * projection_size + i] = draw_coin(words) ? magnitude : -magnitude;
+    }
+}
+
+void draw_count_sketch(uint32_t seed, size_t num_coordinates, uint32_t final_dimension, int32_t* columns, float* signs) {
+    std::mt19937 words(seed);
+    for (size_t i = 0; i < num_coordinates; ++i) {
+        columns[i] = static_cast<int32_t>(draw_below(words, final_dimension));
+        signs[i] = draw_coin(words) ? 1.0f : -1.0f;
+    }
+}
+
+FdeEncoder::FdeEncoder(const FdeShape& shape, const float* simhash, const float* projections, const int32_t* sketch_columns,
+                       const float* sketch_signs, size_t final_dimension, Isa isa)
+    : shape_(shape),
+      final_dimension_(final_dimension),
+      kernels_(product_kernels(isa)),
+      row_stride_((shape.dim + 15) / 16 * 16),
+      projections_(shape.projection_dimension ? shape.num_repetitions : 0) {
+    const size_t k = shape.num_simhash_projections;
+    // Within a repetition the first hyperplane becomes the highest bit: the bits, read as a number, are then the bit string.
+    FloatBuffer hyperplanes(shape.num_repetitions * k * shape.dim);
+    for (size_t r = 0; r < shape.num_repetitions; ++r) {
+        for (size_t j = 0; j < k; ++j) {
+            std::copy_n(simhash + (r * k + j) * shape.dim, shape.dim, hyperplanes.data() + (r * k + k - 1 - j) * shape.dim);
+        }
+    }
+    simhash_.assign(kernels_, hyperplanes.data(), shape.num_repetitions * k, shape.dim, 1, shape.dim);
+    for (size_t r = 0; r < projections_.size(); ++r) {
+        projections_[r].assign(kernels_, projections + r * shape.projection_dimension * shape.dim, shape.projection_dimension, shape.dim, 1,
+                               shape.dim);
+    }
+    if (final_dimension) {
+        sketch_columns_.assign(sketch_columns, sketch_columns + shape.encoding_dimension());
+        sketch_signs_.assign(sketch_signs, sketch_signs + shape.encoding_dimension());
+    }
+}
+
+// What one thread reuses from item to item.
+struct FdeEncoder::Worker {
+    FloatBuffer vectors;         // the item, centred, (num_vectors, row_stride)
+    std::vector<uint32_t> bits;  // (num_vectors, words): the partitions of all repetitions
+    size_t words = 0;
+    std::vector<uint32_t> partition_of;   // (num_vectors,)
+    std::vector<uint32_t> starts, order;  // vectors grouped by partition: order[starts[p] .. starts[p + 1]]
+    std::vector<uint64_t> nearest;        // (num_partitions,): bits that differ << 32 | vector
+    FloatBuffer pending, projected;       // blocks to project, and the result
+    std::vector<size_t> pending_partition;
+    std::vector<float> encoding;  // before the final projection
+};
+
+void FdeEncoder::encode_queries(const TokenVectors& items, const float* mean, size_t num_threads, float* out) const {
+    encode(items, mean, Side::query, num_threads, out);
+}
+
+void FdeEncoder::encode_documents(const TokenVectors& items, const float* mean, size_t num_threads, float* out) const {
+    encode(items, mean, Side::document, num_threads, out);
+}
+
+void FdeEncoder::encode(const TokenVectors& items, const float* mean, Side side, size_t num_threads, float* out) const {
+    assert(items.dim == shape_.dim);
+    // A few items at a time: the counter and the buffers are then nothing beside the work.
+    constexpr size_t kItemsAtATime = 8;
+    const size_t num_groups = (items.size + kItemsAtATime - 1) / kItemsAtATime;
+    std::vector<std::unique_ptr<Worker>> workers(workers_for(num_groups, num_threads));
+    parallel_for(num_groups, num_threads, [&](size_t worker, size_t group) {
+        if (!workers[worker]) workers[worker] = std::make_unique<Worker>();
+        for (size_t i = group * kItemsAtATime; i < std::min((group + 1) * kItemsAtATime, items.size); ++i) {
+            encode_item(items, i, mean, side, *workers[worker], out + i * output_dimension());
+        }
+    });
+}
+
+void FdeEncoder::encode_item(const TokenVectors& items, size_t item, const float* mean, Side side, Worker& worker, float* out) const {
+    const size_t num_vectors = items.length(item), k = shape_.num_simhash_projections;
+    if (num_vectors == 0) {
+        std::fill(out, out + output_dimension(), 0.0f);
+        return;
+    }
+    load_vectors(items, item, mean, worker);
+
+    worker.words = shape_.num_repetitions * k / 32 + 2;  // extract_bits reads pairs
+    worker.bits.assign(num_vectors * worker.words, 0);
+    if (k) kernels_.sign_bits(simhash_.view(), worker.vectors.data(), num_vectors, row_stride_, worker.bits.data(), worker.words);
+
+    float* encoding = out;
+    if (final_dimension_) {
+        worker.encoding.resize(shape_.encoding_dimension());
+        encoding = worker.encoding.data();
+    }
+    for (size_t r = 0; r < shape_.num_repetitions; ++r) {
+        encode_repetition(r, num_vectors, side, worker, encoding + r * shape_.num_partitions() * shape_.block_dimension());
+    }
+    if (final_dimension_) {
+        std::fill(out, out + final_dimension_, 0.0f);
+        for (size_t i = 0; i < shape_.encoding_dimension(); ++i) out[sketch_columns_[i]] += sketch_signs_[i] * encoding[i];
+    }
+}
+
+void FdeEncoder::load_vectors(const TokenVectors& items, size_t item, const float* mean, Worker& worker) const {
+    const size_t num_vectors = items.length(item), first = static_cast<size_t>(items.offsets[item]);
+    worker.vectors.resize(num_vectors * row_stride_);
+    for (size_t t = 0; t < num_vectors; ++t) {
+        float* row = worker.vectors.data() + t * row_stride_;
+        if (items.dtype == Dtype::float16) {
+            kernels_.half_to_float(items.float16_rows(first + t), shape_.dim, row);
+        } else {
+            std::memcpy(row, items.float32_rows(first + t), shape_.dim * sizeof(float));
+        }
+        if (mean) {
+            for (size_t i = 0; i < shape_.dim; ++i) row[i] -= mean[i];
+        }
+        std::fill(row + shape_.dim, row + row_stride_, 0.0f);
+    }
+}
+
+void FdeEncoder::encode_repetition(size_t repetition, size_t num_vectors, Side side, Worker& worker, float* out) const {
+    const size_t num_partitions = shape_.num_partitions(), k = shape_.num_simhash_projections;
+
+    // Counting sort of the vectors by partition, stable, so that the first of a group is its lowest.
+    worker.partition_of.resize(num_vectors);
+    worker.order.resize(num_vectors);
+    worker.starts.assign(num_partitions + 1, 0);
+    for (size_t t = 0; t < num_vectors; ++t) {
+        const uint32_t partition = extract_bits(worker.bits.data() + t * worker.words, repetition * k, k);
+        worker.partition_of[t] = partition;
+        ++worker.starts[partition + 1];
+    }
+    for (size_t p = 0; p < num_partitions; ++p) worker.starts[p + 1] += worker.starts[p];
+    for (size_t t = num_vectors; t-- > 0;) worker.order[--worker.starts[worker.partition_of[t] + 1]] = static_cast<uint32_t>(t);
+    // The backward pass has moved every end to its group's start: starts[p + 1] is now the start of group p.
+    const auto group_begin = [&](size_t p) { return worker.starts[p + 1]; };
+    const auto group_end = [&](size_t p) { return p + 1 < num_partitions ? worker.starts[p + 2] : static_cast<uint32_t>(num_vectors); };
+
+    const bool filling = side == Side::document && shape_.fill_empty_partitions && k > 0;
+    if (filling) {
+        worker.nearest.assign(num_partitions, ~uint64_t{0} >> 1);
+        for (size_t p = 0; p < num_partitions; ++p) {
+            if (group_begin(p) < group_end(p)) worker.nearest[p] = worker.order[group_begin(p)];
+        }
+        // Shortest paths along one axis of the cube after the other give, for every corner, the least (bits that differ, vector) of
+        // all occupied corners: Hamming distance is the sum of its axes. O(k 2^k), whatever the number of vectors.
+        for (size_t bit = 1; bit < num_partitions; bit *= 2) {
+            for (size_t p = 0; p < num_partitions; ++p) {
+                if (p & bit) continue;
+                const uint64_t one_more = uint64_t{1} << 32, low = worker.nearest[p], high = worker.nearest[p | bit];
+                worker.nearest[p] = std::min(low, high + one_more);
+                worker.nearest[p | bit] = std::min(high, low + one_more);
+            }
+        }
+    }
+
+    worker.pending.resize(kPendingBlocks * row_stride_);
+    worker.pending_partition.clear();
+    const size_t block_dimension = shape_.block_dimension();
+    for (size_t p = 0; p < num_partitions; ++p) {
+        const size_t size = group_end(p) - group_begin(p);
+        if (size == 0 && !filling) {
+            std::fill_n(out + (shape_.gray_order ? prefix_xor(static_cast<uint32_t>(p)) : p) * block_dimension, block_dimension, 0.0f);
+            continue;
+        }
+        const uint32_t nearest = size ? 0 : static_cast<uint32_t>(worker.nearest[p]);
+        const uint32_t* members = size ? worker.order.data() + group_begin(p) : &nearest;
+        const size_t num_members = size ? size : 1;
+        const float scale = side == Side::document ? 1.0f / static_cast<float>(num_members) : 1.0f;
+        kernels_.sum_rows(worker.vectors.data(), row_stride_, members, num_members, row_stride_, scale,
+                          worker.pending.data() + worker.pending_partition.size() * row_stride_);
+        worker.pending_partition.push_back(p);
+        if (worker.pending_partition.size() == kPendingBlocks) flush(repetition, worker, out);
+    }
+    flush(repetition, worker, out);
+}
+
+// Projects the pending blocks and writes them to their places.
+void FdeEncoder::flush(size_t repetition, Worker& worker, float* out) const {
+    const size_t num_blocks = worker.pending_partition.size();
+    const float* blocks = worker.pending.data();
+    size_t stride = row_stride_;
+    if (shape_.projection_dimension) {
+        const PackedColumns projection = projections_[repetition].view();
+        stride = projection.num_lanes;
+        worker.projected.resize(kPendingBlocks * stride);
+        kernels_.multiply(projection, blocks, num_blocks, row_stride_, worker.projected.data());
+        blocks = worker.projected.data();
+    }
+    const size_t block_dimension = shape_.block_dimension();
+    for (size_t i = 0; i < num_blocks; ++i) {
+        const size_t p = worker.pending_partition[i];
+        const size_t position = shape_.gray_order ? prefix_xor(static_cast<uint32_t>(p)) : p;
+        std::memcpy(out + position * block_dimension, blocks + i * stride, block_dimension * sizeof(float));
+    }
+    worker.pending_partition.clear();
+}
+
+}  // namespace chamfer

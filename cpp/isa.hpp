@@ -1,0 +1,22 @@
+// Which instruction sets this CPU and this build have: the only place that asks the CPU.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace chamfer {
+
+// Levels, lowest first on each architecture. avx2: AVX2, FMA, F16C, POPCNT (Haswell, Zen 1 and up). avx512: F, BW, DQ, VL,
+// VNNI, VPOPCNTDQ (Ice Lake, Zen 4 and up; older AVX-512 parts, which lower their clock, take avx2). neon: all of AArch64.
+enum class Isa { scalar, avx2, avx512, neon };
+
+// The levels that this CPU and its operating system support, lowest first; the last is the best.
+const std::vector<Isa>& available_isas();
+
+const char* isa_name(Isa isa);
+
+// The level of that name. Throws std::invalid_argument, naming `argument` and the choices, if it is unknown or unsupported here.
+Isa parse_isa(std::string_view name, const char* argument);
+
+}  // namespace chamfer

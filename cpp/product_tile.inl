@@ -1,0 +1,185 @@
+// The product's kernels, written once against the few operations of `V` (the registers of one instruction set). product.cpp
+// includes this file inside each target region, where V is defined; a template outside could not inline V's intrinsics.
+//
+// A tile is T rows × W registers of columns: T·W accumulators, W column registers and a broadcast row element. V::kRows[W - 1] is the
+// largest T for W that leaves no accumulator in memory and enough of them to hide the latency of a fused multiply-add.
+
+constexpr size_t kMaxWidth = 3;
+
+// Register blocks: pairs, the last a triple or a single when the number of registers is odd (a triple keeps more accumulators busy).
+CHAMFER_INLINE size_t block_width(size_t registers_left) { return registers_left == 1 || registers_left == 3 ? registers_left : 2; }
+
+template <size_t T, size_t W>
+CHAMFER_INLINE void multiply_tile(const float* block, const float* rows, size_t row_stride, size_t dim, V::Reg (&sums)[T][W]) {
+    CHAMFER_UNROLL
+    for (size_t t = 0; t < T; ++t) {
+        CHAMFER_UNROLL
+        for (size_t w = 0; w < W; ++w) sums[t][w] = V::zero();
+    }
+    for (size_t i = 0; i < dim; ++i) {
+        V::Reg columns[W];
+        CHAMFER_UNROLL
+        for (size_t w = 0; w < W; ++w) columns[w] = V::load(block + (i * W + w) * V::kLanes);
+        CHAMFER_UNROLL
+        for (size_t t = 0; t < T; ++t) {
+            const V::Reg element = V::broadcast(rows + t * row_stride + i);
+            CHAMFER_UNROLL
+            for (size_t w = 0; w < W; ++w) sums[t][w] = V::multiply_add(element, columns[w], sums[t][w]);
+        }
+    }
+}
+
+struct FoldMax {
+    float* maxima;
+    template <size_t T, size_t W>
+    CHAMFER_INLINE void finish(size_t, size_t lane, V::Reg (&sums)[T][W]) const {
+        CHAMFER_UNROLL
+        for (size_t w = 0; w < W; ++w) {
+            V::Reg best = V::load(maxima + lane + w * V::kLanes);
+            CHAMFER_UNROLL
+            for (size_t t = 0; t < T; ++t) best = V::max(best, sums[t][w]);
+            V::store(maxima + lane + w * V::kLanes, best);
+        }
+    }
+};
+
+struct SignBits {
+    uint32_t* bits;
+    size_t words_per_row;
+    template <size_t T, size_t W>
+    CHAMFER_INLINE void finish(size_t row, size_t lane, V::Reg (&sums)[T][W]) const {
+        CHAMFER_UNROLL
+        for (size_t t = 0; t < T; ++t) {
+            CHAMFER_UNROLL
+            for (size_t w = 0; w < W; ++w) {
+                const size_t bit = lane + w * V::kLanes;
+                if (bit / 32 < words_per_row) bits[(row + t) * words_per_row + bit / 32] |= V::positive(sums[t][w]) << (bit % 32);
+            }
+        }
+    }
+};
+
+struct StoreLanes {
+    float* out;
+    size_t num_lanes;
+    template <size_t T, size_t W>
+    CHAMFER_INLINE void finish(size_t row, size_t lane, V::Reg (&sums)[T][W]) const {
+        CHAMFER_UNROLL
+        for (size_t t = 0; t < T; ++t) {
+            CHAMFER_UNROLL
+            for (size_t w = 0; w < W; ++w) V::store(out + (row + t) * num_lanes + lane + w * V::kLanes, sums[t][w]);
+        }
+    }
+};
+
+template <size_t T, size_t W, class Ending>
+void run_tile(const float* block, const float* rows, size_t row_stride, size_t dim, size_t row, size_t lane, const Ending& ending) {
+    V::Reg sums[T][W];
+    multiply_tile<T, W>(block, rows + row * row_stride, row_stride, dim, sums);
+    ending.template finish<T, W>(row, lane, sums);
+}
+
+// Calls the tile of exactly `num_rows` <= T rows.
+template <size_t T, size_t W, class Ending>
+CHAMFER_INLINE void pick_tile(size_t num_rows, const float* block, const float* rows, size_t row_stride, size_t dim, size_t row,
+                              size_t lane, const Ending& ending) {
+    if constexpr (T > 1) {
+        if (num_rows < T) return pick_tile<T - 1, W>(num_rows, block, rows, row_stride, dim, row, lane, ending);
+    }
+    run_tile<T, W>(block, rows, row_stride, dim, row, lane, ending);
+}
+
+// Splits the rows into tiles whose heights differ by one at most: a last tile of one row would leave most of the core idle.
+template <size_t W, class Ending>
+void run_block(const float* block, const float* rows, size_t num_rows, size_t row_stride, size_t dim, size_t lane, const Ending& ending) {
+    constexpr size_t T = V::kRows[W - 1];
+    const size_t num_tiles = (num_rows + T - 1) / T;
+    for (size_t tile = 0, row = 0; tile < num_tiles; ++tile) {
+        const size_t height = (num_rows - row + num_tiles - tile - 1) / (num_tiles - tile);
+        pick_tile<T, W>(height, block, rows, row_stride, dim, row, lane, ending);
+        row += height;
+    }
+}
+
+template <class Ending>
+void run_product(const PackedColumns& columns, const float* rows, size_t num_rows, size_t row_stride, const Ending& ending) {
+    for (size_t lane = 0; lane < columns.num_lanes;) {
+        const float* block = columns.data + lane * columns.dim;
+        const size_t width = block_width((columns.num_lanes - lane) / V::kLanes);
+        if (width == 1) run_block<1>(block, rows, num_rows, row_stride, columns.dim, lane, ending);
+        if (width == 2) run_block<2>(block, rows, num_rows, row_stride, columns.dim, lane, ending);
+        if (width == 3) run_block<3>(block, rows, num_rows, row_stride, columns.dim, lane, ending);
+        lane += width * V::kLanes;
+    }
+}
+
+size_t num_lanes(size_t num_columns) { return (num_columns + V::kLanes - 1) / V::kLanes * V::kLanes; }
+
+void pack(const float* columns, size_t num_columns, size_t column_stride, size_t element_stride, size_t dim, float* packed) {
+    const size_t total = num_lanes(num_columns);
+    for (size_t lane = 0; lane < total;) {
+        const size_t block_lanes = block_width((total - lane) / V::kLanes) * V::kLanes;
+        float* block = packed + lane * dim;
+        for (size_t c = 0; c < block_lanes; ++c) {
+            const bool padding = lane + c >= num_columns;
+            for (size_t i = 0; i < dim; ++i) {
+                block[i * block_lanes + c] = padding ? 0.0f : columns[(lane + c) * column_stride + i * element_stride];
+            }
+        }
+        lane += block_lanes;
+    }
+}
+
+void fold_max(const PackedColumns& columns, const float* rows, size_t num_rows, size_t row_stride, float* maxima) {
+    run_product(columns, rows, num_rows, row_stride, FoldMax{maxima});
+}
+
+void sign_bits(const PackedColumns& columns, const float* rows, size_t num_rows, size_t row_stride, uint32_t* bits, size_t words_per_row) {
+    run_product(columns, rows, num_rows, row_stride, SignBits{bits, words_per_row});
+}
+
+void multiply(const PackedColumns& columns, const float* rows, size_t num_rows, size_t row_stride, float* out) {
+    run_product(columns, rows, num_rows, row_stride, StoreLanes{out, columns.num_lanes});
+}
+
+void sum_rows(const float* rows, size_t row_stride, const uint32_t* indexes, size_t num_indexes, size_t width, float scale, float* out) {
+    constexpr size_t kRegisters = 16 / V::kLanes * (V::kLanes == 16 ? 4 : 2);  // 64 or 32 floats at a time
+    const V::Reg factor = V::set(scale);
+    for (size_t begin = 0; begin < width;) {
+        // `width` is a multiple of 16, so the last stretch may be shorter than kRegisters: registers past it repeat its end.
+        const size_t stretch = width - begin < kRegisters * V::kLanes ? 16 : kRegisters * V::kLanes;
+        const auto add = [&](auto count) {
+            constexpr size_t N = decltype(count)::value;
+            V::Reg sums[N];
+            CHAMFER_UNROLL
+            for (size_t j = 0; j < N; ++j) sums[j] = V::zero();
+            for (size_t t = 0; t < num_indexes; ++t) {
+                const float* row = rows + indexes[t] * row_stride + begin;
+                CHAMFER_UNROLL
+                for (size_t j = 0; j < N; ++j) sums[j] = V::add(sums[j], V::load(row + j * V::kLanes));
+            }
+            CHAMFER_UNROLL
+            for (size_t j = 0; j < N; ++j) V::store(out + begin + j * V::kLanes, V::multiply(sums[j], factor));
+        };
+        if (stretch == 16) {
+            add(std::integral_constant<size_t, 16 / V::kLanes>{});
+        } else {
+            add(std::integral_constant<size_t, kRegisters>{});
+        }
+        begin += stretch;
+    }
+}
+
+void half_to_float(const uint16_t* half, size_t n, float* out) {
+    size_t i = 0;
+    for (; i + V::kLanes <= n; i += V::kLanes) V::store(out + i, V::load_half(half + i));
+    if (i < n) {
+        uint16_t rest[V::kLanes] = {};
+        float converted[V::kLanes];
+        for (size_t j = 0; i + j < n; ++j) rest[j] = half[i + j];
+        V::store(converted, V::load_half(rest));
+        for (size_t j = 0; i + j < n; ++j) out[i + j] = converted[j];
+    }
+}
+
+constexpr ProductKernels kKernels{V::kLanes, num_lanes, pack, fold_max, sign_bits, multiply, sum_rows, half_to_float};

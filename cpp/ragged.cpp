@@ -1,0 +1,43 @@
+#include "ragged.hpp"
+
+#include <algorithm>
+#include <atomic>
+
+#include "parallel.hpp"
+
+namespace chamfer {
+namespace {
+
+// A number is not finite iff all bits of its exponent are set. Whole stretches are tested by OR, which compilers vectorise; only a
+// stretch that fails is looked at number by number.
+template <class Word>
+bool any_nonfinite(const Word* words, size_t n, Word exponent) {
+    bool found = false;
+    for (size_t i = 0; i < n; ++i) found |= (words[i] & exponent) == exponent;
+    return found;
+}
+
+}  // namespace
+
+int64_t first_nonfinite_row(const void* vectors, Dtype dtype, size_t num_rows, size_t dim, size_t num_threads) {
+    constexpr size_t kRowsAtATime = 4096;
+    std::atomic<int64_t> first{-1};
+    const auto row_is_bad = [&](size_t row, size_t rows) {
+        return dtype == Dtype::float32 ? any_nonfinite<uint32_t>(static_cast<const uint32_t*>(vectors) + row * dim, rows * dim, 0x7f800000)
+                                       : any_nonfinite<uint16_t>(static_cast<const uint16_t*>(vectors) + row * dim, rows * dim, 0x7c00);
+    };
+    parallel_for((num_rows + kRowsAtATime - 1) / kRowsAtATime, num_threads, [&](size_t, size_t stretch) {
+        const size_t begin = stretch * kRowsAtATime, rows = std::min(kRowsAtATime, num_rows - begin);
+        if (!row_is_bad(begin, rows)) return;
+        for (size_t row = begin; row < begin + rows; ++row) {
+            if (!row_is_bad(row, 1)) continue;
+            int64_t seen = first;
+            while ((seen < 0 || static_cast<int64_t>(row) < seen) && !first.compare_exchange_weak(seen, static_cast<int64_t>(row))) {
+            }
+            return;
+        }
+    });
+    return first;
+}
+
+}  // namespace chamfer

@@ -1,0 +1,38 @@
+"""Late-interaction retrieval on CPUs: exact MaxSim, MUVERA encodings, any FAISS index for candidates."""
+
+from typing import TYPE_CHECKING, Any
+
+from chamfer._core import __version__
+from chamfer._runtime import available_isas, best_isa
+from chamfer.errors import CorruptIndexError
+from chamfer.reducers import FixedDimensionalEncoder, ball_carving
+from chamfer.scoring import Alignment, maxsim, maxsim_alignment, maxsim_topk
+from chamfer.token_vectors import TokenVectors
+
+if TYPE_CHECKING:
+    from chamfer.index import Index, SearchResult
+
+__all__ = [
+    "Alignment",
+    "CorruptIndexError",
+    "FixedDimensionalEncoder",
+    "Index",
+    "SearchResult",
+    "TokenVectors",
+    "__version__",
+    "available_isas",
+    "ball_carving",
+    "best_isa",
+    "maxsim",
+    "maxsim_alignment",
+    "maxsim_topk",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the index on first use: it brings faiss, which takes longer to load than all the rest."""
+    if name in ("Index", "SearchResult"):
+        from chamfer import index
+
+        return getattr(index, name)
+    raise AttributeError(f"module 'chamfer' has no attribute {name!r}")

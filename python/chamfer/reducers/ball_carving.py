@@ -1,0 +1,52 @@
+"""Ball carving: fewer query vectors to rerank with."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chamfer.token_vectors import TokenVectors, TokenVectorsLike, as_token_vectors
+
+
+def ball_carving(queries: TokenVectorsLike, threshold: float = 0.7) -> TokenVectors:
+    """Replace groups of similar query vectors by their sums: MaxSim of the result approximates MaxSim of the query.
+
+    The first vector left takes all vectors whose inner product with it is at least `threshold`; repeat until none is left.
+    Shorter queries rerank faster in proportion. For unit vectors a threshold of 1 merges equal vectors only and changes
+    no score; 0.7 left recall as it was in the paper, where 32 vectors became 5.9 on average.
+
+    Args:
+        queries: a collection of queries, float32 or float16, unit vectors as a rule.
+        threshold: inner product from which a vector joins a group.
+
+    Returns:
+        TokenVectors, float32, as many items as queries, each with at least one vector if the query had one.
+
+    Raises:
+        TypeError: queries have a wrong type or dtype, or the threshold is no number.
+        ValueError: the threshold is NaN.
+
+    Source: MUVERA (arXiv 2405.19504), section C.3.
+    """
+    if isinstance(threshold, bool) or not isinstance(threshold, (int, float, np.number)):
+        raise TypeError(f"threshold: expected a number, got {type(threshold).__name__}")
+    if np.isnan(threshold):
+        raise ValueError("threshold: expected a number, got nan")
+    collection = as_token_vectors(queries, "queries")
+    carved = [_carve(query.astype(np.float32, copy=False), float(threshold)) for query in collection]
+    offsets = np.zeros(len(collection) + 1, np.int64)
+    np.cumsum([len(item) for item in carved], out=offsets[1:])
+    vectors = np.concatenate([np.empty((0, collection.dim), np.float32), *carved])
+    return TokenVectors(vectors, offsets)
+
+
+def _carve(query: NDArray[np.float32], threshold: float) -> NDArray[np.float32]:
+    left = np.ones(len(query), bool)
+    sums = []
+    while left.any():
+        first = int(left.argmax())
+        ball = left & (query @ query[first] >= threshold)
+        ball[first] = True  # a short or zero vector may miss the threshold with itself
+        sums.append(query[ball].sum(axis=0))
+        left &= ~ball
+    return np.array(sums, np.float32).reshape(-1, query.shape[1])

@@ -1,0 +1,260 @@
+"""TokenVectors: the one ragged container. What it holds has been checked; everything after it may assume so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from chamfer import _core
+from chamfer._runtime import resolve_num_threads
+
+FloatArray: TypeAlias = "NDArray[np.float32] | NDArray[np.float16]"
+# What a function takes where it wants a collection: TokenVectors, a list of 2-D arrays, a 3-D or 2-D array, torch or DLPack tensors.
+TokenVectorsLike: TypeAlias = "TokenVectors | ArrayLike | Sequence[Any] | Any"
+
+
+class TokenVectors:
+    """A collection of sets of vectors: one flat array of vectors, and where each set begins.
+
+    Item i is `vectors[offsets[i]:offsets[i + 1]]`; it may be empty. The arrays are kept as given when they are C-contiguous,
+    aligned and in native byte order, memory maps included; any other layout is copied once, here. They are not to be changed
+    afterwards: the check for NaN would no longer hold.
+
+    Args:
+        vectors: float32 or float16, shape (num_tokens, dim); dim is at least 1. NumPy array, memory map, torch tensor or any
+            CPU object with `__dlpack__`.
+        offsets: integers, shape (n + 1,), first 0, never decreasing, last num_tokens. Kept as int64.
+
+    Raises:
+        TypeError: vectors are not float32 or float16 (convert with `.astype(np.float32)`), or offsets not integers.
+        ValueError: a wrong rank, offsets that do not fit, or a NaN or infinity in `vectors`, named with its item and row.
+    """
+
+    __slots__ = ("_offsets", "_vectors")
+
+    def __init__(self, vectors: Any, offsets: ArrayLike) -> None:
+        array = _float_array(vectors, "vectors")
+        if array.ndim != 2:
+            raise ValueError(
+                f"vectors: expected shape (num_tokens, dim), got {array.shape}; use TokenVectors.from_list for a list or 3-D array"
+            )
+        if array.shape[1] == 0:
+            raise ValueError(f"vectors: expected at least one dimension per vector, got shape {array.shape}")
+        self._vectors: FloatArray = _contiguous(array)
+        self._offsets = _check_offsets(offsets, len(array))
+        row = _core.first_nonfinite_row(self._vectors, resolve_num_threads(None))
+        if row >= 0:
+            item = int(np.searchsorted(self._offsets, row, side="right")) - 1
+            dim = int(np.flatnonzero(~np.isfinite(self._vectors[row]))[0])
+            raise ValueError(
+                f"vectors: expected finite numbers, got {self._vectors[row, dim]} in row {row} "
+                f"(item {item}, token {row - int(self._offsets[item])}), dimension {dim}"
+            )
+
+    @classmethod
+    def from_list(cls, arrays: Any) -> TokenVectors:
+        """Make a collection of n arrays of shape (n_i, dim), or of one array of shape (n, t, dim).
+
+        Args:
+            arrays: a sequence of 2-D arrays (NumPy, torch, DLPack; float32 or float16; an item of shape (0, dim) or (0,) is
+                an empty item) or lists of lists of Python floats; or one 3-D array. Mixed dtypes give float32, exactly.
+
+        Raises:
+            TypeError: an item is not float32 or float16.
+            ValueError: the items differ in dim, an item is not 2-D, or there is no item to tell the dim (then call
+                `TokenVectors(np.empty((0, dim), np.float32), [0])`).
+        """
+        if not isinstance(arrays, (list, tuple)):
+            array = _float_array(arrays, "arrays")
+            if array.ndim != 3:
+                raise ValueError(f"arrays: expected a list of 2-D arrays or one of shape (n, t, dim), got {array.shape}")
+            n, num_tokens, dim = array.shape
+            flat = _contiguous(array).reshape(n * num_tokens, dim)
+            return cls(flat, np.arange(n + 1, dtype=np.int64) * num_tokens)
+        items = [_float_array(item, f"arrays[{i}]") for i, item in enumerate(arrays)]
+        dims = {item.shape[1] for item in items if item.ndim == 2}
+        if not dims:
+            raise ValueError(
+                "arrays: expected at least one array of shape (n_i, dim) to tell the dim; "
+                "an empty collection is TokenVectors(np.empty((0, dim), np.float32), [0])"
+            )
+        dim = next(item.shape[1] for item in items if item.ndim == 2)
+        for i, item in enumerate(items):
+            if item.ndim == 1 and item.size == 0:
+                items[i] = item.reshape(0, dim)
+            elif item.ndim != 2:
+                raise ValueError(f"arrays[{i}]: expected shape (n_i, dim), got {item.shape}")
+            elif item.shape[1] != dim:
+                raise ValueError(f"arrays[{i}]: expected dim {dim} as the items before it, got {item.shape[1]}")
+        offsets = np.zeros(len(items) + 1, np.int64)
+        np.cumsum([len(item) for item in items], out=offsets[1:])
+        return cls(items[0] if len(items) == 1 else np.concatenate(items), offsets)
+
+    @classmethod
+    def _trusted(cls, vectors: FloatArray, offsets: NDArray[np.int64]) -> TokenVectors:
+        """Wrap arrays that hold every promise already, without reading them (a memory map stays on disk)."""
+        self = cls.__new__(cls)
+        self._vectors = vectors
+        self._offsets = offsets
+        return self
+
+    @property
+    def vectors(self) -> FloatArray:
+        """All vectors, float32 or float16, shape (num_tokens, dim), C-contiguous."""
+        return self._vectors
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """Where each item begins, int64, shape (n + 1,)."""
+        return self._offsets
+
+    @property
+    def dim(self) -> int:
+        """Numbers per vector."""
+        return int(self._vectors.shape[1])
+
+    @property
+    def num_tokens(self) -> int:
+        """Vectors in all items together."""
+        return len(self._vectors)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Vectors per item, int64, shape (n,)."""
+        return np.diff(self._offsets)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 or float16."""
+        return self._vectors.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of vectors and offsets."""
+        return int(self._vectors.nbytes + self._offsets.nbytes)
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, i: int) -> FloatArray:
+        """Return the vectors of item i, shape (n_i, dim), a view; a negative i counts from the end."""
+        if not isinstance(i, (int, np.integer)) or isinstance(i, bool):
+            raise TypeError(f"TokenVectors indices must be integers, got {type(i).__name__}; use select(rows) for several items")
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"item {i} is out of range for a collection of {len(self)}")
+        i %= len(self)
+        return self._vectors[self._offsets[i] : self._offsets[i + 1]]
+
+    def __iter__(self) -> Iterator[FloatArray]:
+        return (self[i] for i in range(len(self)))
+
+    def select(self, rows: ArrayLike) -> TokenVectors:
+        """Return the items of these rows, in this order, copied.
+
+        Args:
+            rows: integers, shape (m,), each from -n to n - 1, repeats allowed; or a boolean mask of shape (n,).
+
+        Raises:
+            TypeError: rows are neither integers nor booleans.
+            IndexError: a row is out of range, or a mask has another length.
+        """
+        chosen = np.asarray(rows)
+        if chosen.size == 0:
+            chosen = chosen.astype(np.int64)
+        if chosen.ndim != 1 or chosen.dtype.kind not in "iub":
+            raise TypeError(f"rows: expected a list of integers or a boolean mask, got {chosen.dtype} of shape {chosen.shape}")
+        chosen = np.arange(len(self))[chosen]
+        lengths = self.lengths[chosen]
+        offsets = np.zeros(len(chosen) + 1, np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        if len(chosen) and np.array_equal(chosen, np.arange(chosen[0], chosen[0] + len(chosen))):
+            begin, end = self._offsets[chosen[0]], self._offsets[chosen[-1] + 1]
+            return TokenVectors._trusted(np.array(self._vectors[begin:end]), offsets)
+        source = np.arange(offsets[-1]) + np.repeat(self._offsets[chosen] - offsets[:-1], lengths)
+        return TokenVectors._trusted(np.asarray(self._vectors[source]), offsets)
+
+    def __repr__(self) -> str:
+        return f"TokenVectors({len(self)} items, {self.num_tokens} vectors of {self.dim} dims, {self.dtype})"
+
+
+def as_token_vectors(value: TokenVectorsLike, argument: str) -> TokenVectors:
+    """Return `value` as TokenVectors; one 2-D array is a collection of one. Errors name `argument`."""
+    if isinstance(value, TokenVectors):
+        return value
+    try:
+        if isinstance(value, (list, tuple)):
+            return TokenVectors.from_list(value)
+        array = _float_array(value, "")
+        if array.ndim == 2:
+            return TokenVectors(array, [0, len(array)])
+        return TokenVectors.from_list(array)
+    except (TypeError, ValueError) as error:
+        message = str(error)
+        for name in ("arrays", "vectors"):
+            message = message.removeprefix(name)
+        raise type(error)(argument + (message if message.startswith(("[", ":")) else f": {message}")) from None
+
+
+def as_one_item(value: TokenVectorsLike, argument: str) -> FloatArray:
+    """Return the vectors of a collection of exactly one item."""
+    collection = as_token_vectors(value, argument)
+    if len(collection) != 1:
+        raise ValueError(f"{argument}: expected one item, an array of shape (num_tokens, dim), got a collection of {len(collection)}")
+    return collection[0]
+
+
+def _float_array(value: Any, argument: str) -> FloatArray:
+    """Return `value` as a float32 or float16 ndarray of any rank and layout, shared where possible."""
+    if isinstance(value, np.ndarray):
+        array = value
+    elif isinstance(value, TokenVectors):
+        raise TypeError(f"{argument}: expected arrays, got TokenVectors")
+    elif hasattr(value, "__dlpack__"):
+        try:
+            array = np.from_dlpack(value)
+        except Exception as error:
+            raise TypeError(
+                f"{argument}: this {type(value).__name__} cannot be shared with NumPy ({error}); "
+                "pass a float32 or float16 CPU tensor, such as tensor.detach().float().cpu()"
+            ) from None
+    elif isinstance(value, (list, tuple)) or hasattr(value, "__array__"):
+        try:
+            array = np.asarray(value)
+        except ValueError:
+            raise ValueError(f"{argument}: expected rows of equal length, got a ragged list") from None
+        if not hasattr(value, "__array__") and array.dtype.kind in "fiu":
+            array = array.astype(np.float32)  # Python's numbers have no dtype to respect
+    else:
+        raise TypeError(f"{argument}: expected an array, a tensor or a list of them, got {type(value).__name__}")
+    if array.dtype.newbyteorder("=") not in (np.float32, np.float16):
+        raise TypeError(
+            f"{argument}: expected float32 or float16, got {array.dtype}; convert with .astype(np.float32) if the loss is wanted"
+        )
+    return array
+
+
+def _contiguous(array: FloatArray) -> FloatArray:
+    """Return `array` C-contiguous, aligned and in native byte order: itself where it is, else the one copy."""
+    wanted = np.require(array, array.dtype.newbyteorder("="), ["C", "A"])
+    return wanted.view(np.ndarray) if type(wanted) is not np.ndarray else wanted
+
+
+def _check_offsets(offsets: ArrayLike, num_tokens: int) -> NDArray[np.int64]:
+    array = np.asarray(offsets)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"offsets: expected integers, got {array.dtype}")
+    if array.ndim != 1 or len(array) == 0:
+        raise ValueError(f"offsets: expected shape (n + 1,), got {array.shape}")
+    array = np.ascontiguousarray(array, np.int64)
+    if array[0] != 0:
+        raise ValueError(f"offsets: expected to start at 0, got {array[0]}")
+    falls = np.flatnonzero(array[1:] < array[:-1])
+    if len(falls):
+        i = int(falls[0])
+        raise ValueError(f"offsets: expected never to decrease, got {array[i]} then {array[i + 1]} at {i + 1}")
+    if array[-1] != num_tokens:
+        raise ValueError(f"offsets: expected to end at {num_tokens} (rows of vectors), got {array[-1]}")
+    return array
