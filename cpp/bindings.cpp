@@ -1,7 +1,8 @@
 // The Python module chamfer._core: memory safety checked, the GIL released, one call into the core; no arithmetic.
 //
-// Types, finiteness and everything that deserves a sentence for the user are checked in Python before; whoever calls this module
-// directly still cannot make it read or write outside an array. Arrays are bound without conversion: nothing is copied in silence.
+// Types, finiteness and everything that deserves a sentence for the user are checked in Python before; whoever calls
+// this module directly still cannot make it read or write outside an array. Arrays are bound without conversion:
+// nothing is copied in silence.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -37,18 +38,21 @@ size_t extent(const py::array& array, py::ssize_t axis) { return static_cast<siz
 
 void require_contiguous(const py::array& array, const std::string& name) {
     require((array.flags() & py::array::c_style) != 0, name + ": expected a C-contiguous array");
-    require(reinterpret_cast<uintptr_t>(array.data()) % static_cast<uintptr_t>(array.itemsize()) == 0, name + ": expected aligned memory");
+    require(reinterpret_cast<uintptr_t>(array.data()) % static_cast<uintptr_t>(array.itemsize()) == 0,
+            name + ": expected aligned memory");
 }
 
 chamfer::Dtype float_dtype(const py::array& array, const std::string& name) {
     if (py::isinstance<py::array_t<float>>(array)) return chamfer::Dtype::float32;
-    if (array.dtype().is(py::dtype("float16")) || (array.dtype().kind() == 'f' && array.itemsize() == 2)) return chamfer::Dtype::float16;
+    if (array.dtype().is(py::dtype("float16")) || (array.dtype().kind() == 'f' && array.itemsize() == 2))
+        return chamfer::Dtype::float16;
     throw py::type_error(name + ": expected float32 or float16, got " + py::str(array.dtype()).cast<std::string>());
 }
 
 chamfer::TokenVectors token_vectors(const py::array& vectors, const Array<int64_t>& offsets, const std::string& name) {
     require(vectors.ndim() == 2, name + ": expected shape (num_tokens, dim), got " + shape_of(vectors));
-    require(offsets.ndim() == 1 && offsets.size() >= 1, name + ": offsets must have shape (n + 1,), got " + shape_of(offsets));
+    require(offsets.ndim() == 1 && offsets.size() >= 1,
+            name + ": offsets must have shape (n + 1,), got " + shape_of(offsets));
     const chamfer::Dtype dtype = float_dtype(vectors, name);
     require_contiguous(vectors, name);
     require_contiguous(offsets, name + " offsets");
@@ -57,8 +61,8 @@ chamfer::TokenVectors token_vectors(const py::array& vectors, const Array<int64_
     require(values[0] == 0, name + ": offsets must start at 0, got " + std::to_string(values[0]));
     for (size_t i = 0; i < size; ++i)
         require(values[i] <= values[i + 1], name + ": offsets must not decrease, at " + std::to_string(i + 1));
-    require(values[size] == vectors.shape(0),
-            name + ": offsets must end at " + std::to_string(vectors.shape(0)) + ", got " + std::to_string(values[size]));
+    require(values[size] == vectors.shape(0), name + ": offsets must end at " + std::to_string(vectors.shape(0)) +
+                                                  ", got " + std::to_string(values[size]));
     return {vectors.data(), dtype, values, size, extent(vectors, 1)};
 }
 
@@ -72,20 +76,25 @@ Array<T> empty(std::initializer_list<size_t> shape) {
     return Array<T>(std::vector<py::ssize_t>(shape.begin(), shape.end()));
 }
 
-// ── MaxSim ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── MaxSim
+// ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-chamfer::MaxSimInput maxsim_input(const py::array& query_vectors, const Array<int64_t>& query_offsets, const py::array& vectors,
-                                  const Array<int64_t>& offsets, const std::optional<Array<float>>& weights, int64_t num_threads,
+chamfer::MaxSimInput maxsim_input(const py::array& query_vectors, const Array<int64_t>& query_offsets,
+                                  const py::array& vectors, const Array<int64_t>& offsets,
+                                  const std::optional<Array<float>>& weights, int64_t num_threads,
                                   const std::string& isa) {
-    chamfer::MaxSimInput input{token_vectors(query_vectors, query_offsets, "queries"), token_vectors(vectors, offsets, "documents"),
-                               nullptr, positive(num_threads, "num_threads"), chamfer::parse_isa(isa, "isa")};
+    chamfer::MaxSimInput input{token_vectors(query_vectors, query_offsets, "queries"),
+                               token_vectors(vectors, offsets, "documents"), nullptr,
+                               positive(num_threads, "num_threads"), chamfer::parse_isa(isa, "isa")};
     require(input.queries.dtype == chamfer::Dtype::float32, "queries: expected float32");
-    require(input.queries.dim == input.documents.dim,
-            "queries: expected dim " + std::to_string(input.documents.dim) + " as the documents, got " + std::to_string(input.queries.dim));
+    require(input.queries.dim == input.documents.dim, "queries: expected dim " + std::to_string(input.documents.dim) +
+                                                          " as the documents, got " +
+                                                          std::to_string(input.queries.dim));
     if (weights) {
         require_contiguous(*weights, "query_weights");
         require(weights->ndim() == 1 && extent(*weights, 0) == input.queries.num_tokens(),
-                "query_weights: expected shape (" + std::to_string(input.queries.num_tokens()) + ",), got " + shape_of(*weights));
+                "query_weights: expected shape (" + std::to_string(input.queries.num_tokens()) + ",), got " +
+                    shape_of(*weights));
         input.weights = weights->data();
     }
     return input;
@@ -98,7 +107,8 @@ size_t check_candidates(const Array<int64_t>& candidates, const chamfer::MaxSimI
     const int64_t* rows = candidates.data();
     for (py::ssize_t i = 0; i < candidates.size(); ++i) {
         require(rows[i] >= -1 && rows[i] < static_cast<int64_t>(input.documents.size),
-                "candidates: rows must be -1 (none) or below " + std::to_string(input.documents.size) + ", got " + std::to_string(rows[i]));
+                "candidates: rows must be -1 (none) or below " + std::to_string(input.documents.size) + ", got " +
+                    std::to_string(rows[i]));
     }
     return extent(candidates, 1);
 }
@@ -159,10 +169,11 @@ py::tuple maxsim_alignment(const py::array& query, const py::array& document, co
     return py::make_tuple(similarities, tokens);
 }
 
-// ── fixed-dimensional encodings ───────────────────────────────────────────────────────────────────────────────────────────────
+// ── fixed-dimensional encodings
+// ───────────────────────────────────────────────────────────────────────────────────────────────
 
-chamfer::FdeShape fde_shape(int64_t dim, int64_t num_repetitions, int64_t num_simhash_projections, int64_t projection_dimension, bool fill,
-                            const std::string& layout) {
+chamfer::FdeShape fde_shape(int64_t dim, int64_t num_repetitions, int64_t num_simhash_projections,
+                            int64_t projection_dimension, bool fill, const std::string& layout) {
     require(num_simhash_projections >= 0 && num_simhash_projections <= 30,
             "num_simhash_projections: expected 0 to 30, got " + std::to_string(num_simhash_projections));
     require(projection_dimension >= 0, "projection_dimension: expected 0 (identity) or more");
@@ -173,8 +184,10 @@ chamfer::FdeShape fde_shape(int64_t dim, int64_t num_repetitions, int64_t num_si
                             static_cast<size_t>(projection_dimension),
                             fill,
                             layout == "google"};
-    // Each factor stays below 2^31, so the product of any two fits; the bound keeps every size in bytes far from overflow.
-    require(shape.dim < (size_t{1} << 31) && shape.num_repetitions < (size_t{1} << 31) && shape.projection_dimension < (size_t{1} << 31),
+    // Each factor stays below 2^31, so the product of any two fits; the bound keeps every size in bytes far from
+    // overflow.
+    require(shape.dim < (size_t{1} << 31) && shape.num_repetitions < (size_t{1} << 31) &&
+                shape.projection_dimension < (size_t{1} << 31),
             "dim, num_repetitions, projection_dimension: expected below 2^31");
     const double encoding = static_cast<double>(shape.num_repetitions) * static_cast<double>(shape.num_partitions()) *
                             static_cast<double>(shape.block_dimension());
@@ -185,8 +198,8 @@ chamfer::FdeShape fde_shape(int64_t dim, int64_t num_repetitions, int64_t num_si
     return shape;
 }
 
-py::tuple draw_fde_matrices(const std::string& layout, uint32_t seed, int64_t dim, int64_t num_repetitions, int64_t num_simhash_projections,
-                            int64_t projection_dimension) {
+py::tuple draw_fde_matrices(const std::string& layout, uint32_t seed, int64_t dim, int64_t num_repetitions,
+                            int64_t num_simhash_projections, int64_t projection_dimension) {
     const auto shape = fde_shape(dim, num_repetitions, num_simhash_projections, projection_dimension, false, layout);
     auto simhash = empty<float>({shape.num_repetitions, shape.num_simhash_projections, shape.dim});
     auto projections = empty<float>({shape.num_repetitions, shape.projection_dimension, shape.dim});
@@ -211,19 +224,21 @@ py::tuple draw_count_sketch(uint32_t seed, int64_t num_coordinates, int64_t fina
 std::unique_ptr<chamfer::FdeEncoder> make_fde_encoder(const std::string& layout, const Array<float>& simhash,
                                                       const Array<float>& projections, bool fill_empty_partitions,
                                                       const std::optional<Array<int32_t>>& sketch_columns,
-                                                      const std::optional<Array<float>>& sketch_signs, int64_t final_dimension,
-                                                      const std::string& isa) {
+                                                      const std::optional<Array<float>>& sketch_signs,
+                                                      int64_t final_dimension, const std::string& isa) {
     require(simhash.ndim() == 3 && projections.ndim() == 3, "simhash, projections: expected 3-D arrays");
     require_contiguous(simhash, "simhash");
     require_contiguous(projections, "projections");
-    const auto shape = fde_shape(simhash.shape(2), simhash.shape(0), simhash.shape(1), projections.shape(1), fill_empty_partitions, layout);
+    const auto shape = fde_shape(simhash.shape(2), simhash.shape(0), simhash.shape(1), projections.shape(1),
+                                 fill_empty_partitions, layout);
     require(extent(projections, 0) == shape.num_repetitions && extent(projections, 2) == shape.dim,
-            "projections: expected shape (" + std::to_string(shape.num_repetitions) + ", p, " + std::to_string(shape.dim) + "), got " +
-                shape_of(projections));
+            "projections: expected shape (" + std::to_string(shape.num_repetitions) + ", p, " +
+                std::to_string(shape.dim) + "), got " + shape_of(projections));
     require(final_dimension >= 0, "final_dimension: expected 0 (none) or more");
     if (final_dimension) {
         require(sketch_columns && sketch_signs && extent(*sketch_columns, 0) == shape.encoding_dimension() &&
-                    extent(*sketch_signs, 0) == shape.encoding_dimension() && sketch_columns->ndim() == 1 && sketch_signs->ndim() == 1,
+                    extent(*sketch_signs, 0) == shape.encoding_dimension() && sketch_columns->ndim() == 1 &&
+                    sketch_signs->ndim() == 1,
                 "sketch_columns, sketch_signs: expected shape (" + std::to_string(shape.encoding_dimension()) + ",)");
         require_contiguous(*sketch_columns, "sketch_columns");
         require_contiguous(*sketch_signs, "sketch_signs");
@@ -233,9 +248,10 @@ std::unique_ptr<chamfer::FdeEncoder> make_fde_encoder(const std::string& layout,
                     "sketch_columns: expected 0 to final_dimension - 1, got " + std::to_string(column));
         }
     }
-    return std::make_unique<chamfer::FdeEncoder>(
-        shape, simhash.data(), projections.data(), final_dimension ? sketch_columns->data() : nullptr,
-        final_dimension ? sketch_signs->data() : nullptr, static_cast<size_t>(final_dimension), chamfer::parse_isa(isa, "isa"));
+    return std::make_unique<chamfer::FdeEncoder>(shape, simhash.data(), projections.data(),
+                                                 final_dimension ? sketch_columns->data() : nullptr,
+                                                 final_dimension ? sketch_signs->data() : nullptr,
+                                                 static_cast<size_t>(final_dimension), chamfer::parse_isa(isa, "isa"));
 }
 
 Array<float> fde_encode(const chamfer::FdeEncoder& encoder, const py::array& vectors, const Array<int64_t>& offsets,
@@ -245,24 +261,28 @@ Array<float> fde_encode(const chamfer::FdeEncoder& encoder, const py::array& vec
             "vectors: expected dim " + std::to_string(encoder.shape().dim) + ", got " + std::to_string(items.dim));
     if (mean) {
         require_contiguous(*mean, "mean");
-        require(mean->ndim() == 1 && extent(*mean, 0) == items.dim, "mean: expected shape (" + std::to_string(items.dim) + ",)");
+        require(mean->ndim() == 1 && extent(*mean, 0) == items.dim,
+                "mean: expected shape (" + std::to_string(items.dim) + ",)");
     }
     const size_t threads = positive(num_threads, "num_threads");
     auto encodings = empty<float>({items.size, encoder.output_dimension()});
     float* out = encodings.mutable_data();
     const float* mean_data = mean ? mean->data() : nullptr;
     const py::gil_scoped_release release;
-    (encoder.*(documents ? &chamfer::FdeEncoder::encode_documents : &chamfer::FdeEncoder::encode_queries))(items, mean_data, threads, out);
+    (encoder.*(documents ? &chamfer::FdeEncoder::encode_documents : &chamfer::FdeEncoder::encode_queries))(
+        items, mean_data, threads, out);
     return encodings;
 }
 
-// ── input checks that would need a temporary array in NumPy ───────────────────────────────────────────────────────────────────
+// ── input checks that would need a temporary array in NumPy
+// ───────────────────────────────────────────────────────────────────
 
 int64_t first_nonfinite_row(const py::array& vectors, int64_t num_threads) {
     require(vectors.ndim() == 2, "vectors: expected shape (num_tokens, dim), got " + shape_of(vectors));
     require_contiguous(vectors, "vectors");
     const chamfer::Dtype dtype = float_dtype(vectors, "vectors");
-    const size_t num_rows = extent(vectors, 0), dim = extent(vectors, 1), threads = positive(num_threads, "num_threads");
+    const size_t num_rows = extent(vectors, 0), dim = extent(vectors, 1),
+                 threads = positive(num_threads, "num_threads");
     const void* data = vectors.data();
     const py::gil_scoped_release release;
     return chamfer::first_nonfinite_row(data, dtype, num_rows, dim, threads);
@@ -285,26 +305,29 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
         return names;
     });
     module.def(
-        "check_isa", [](const std::string& name, const std::string& argument) { chamfer::parse_isa(name, argument.c_str()); }, "name"_a,
-        "argument"_a);
+        "check_isa",
+        [](const std::string& name, const std::string& argument) { chamfer::parse_isa(name, argument.c_str()); },
+        "name"_a, "argument"_a);
     module.def("first_nonfinite_row", &first_nonfinite_row, "vectors"_a.noconvert(), "num_threads"_a);
 
     module.def("maxsim", &maxsim, "query_vectors"_a.noconvert(), "query_offsets"_a.noconvert(), "vectors"_a.noconvert(),
-               "offsets"_a.noconvert(), py::kw_only(), "query_weights"_a.noconvert() = py::none(), "candidates"_a.noconvert() = py::none(),
-               "num_threads"_a, "isa"_a);
-    module.def("maxsim_topk", &maxsim_topk, "query_vectors"_a.noconvert(), "query_offsets"_a.noconvert(), "vectors"_a.noconvert(),
-               "offsets"_a.noconvert(), "k"_a, py::kw_only(), "query_weights"_a.noconvert() = py::none(),
+               "offsets"_a.noconvert(), py::kw_only(), "query_weights"_a.noconvert() = py::none(),
                "candidates"_a.noconvert() = py::none(), "num_threads"_a, "isa"_a);
-    module.def("maxsim_alignment", &maxsim_alignment, "query"_a.noconvert(), "document"_a.noconvert(), py::kw_only(), "isa"_a);
+    module.def("maxsim_topk", &maxsim_topk, "query_vectors"_a.noconvert(), "query_offsets"_a.noconvert(),
+               "vectors"_a.noconvert(), "offsets"_a.noconvert(), "k"_a, py::kw_only(),
+               "query_weights"_a.noconvert() = py::none(), "candidates"_a.noconvert() = py::none(), "num_threads"_a,
+               "isa"_a);
+    module.def("maxsim_alignment", &maxsim_alignment, "query"_a.noconvert(), "document"_a.noconvert(), py::kw_only(),
+               "isa"_a);
 
-    module.def("draw_fde_matrices", &draw_fde_matrices, "layout"_a, "seed"_a, py::kw_only(), "dim"_a, "num_repetitions"_a,
-               "num_simhash_projections"_a, "projection_dimension"_a);
+    module.def("draw_fde_matrices", &draw_fde_matrices, "layout"_a, "seed"_a, py::kw_only(), "dim"_a,
+               "num_repetitions"_a, "num_simhash_projections"_a, "projection_dimension"_a);
     module.def("draw_count_sketch", &draw_count_sketch, "seed"_a, "num_coordinates"_a, "final_dimension"_a);
     py::class_<chamfer::FdeEncoder>(module, "FdeEncoder")
-        .def(py::init(&make_fde_encoder), py::kw_only(), "layout"_a, "simhash"_a.noconvert(), "projections"_a.noconvert(),
-             "fill_empty_partitions"_a, "sketch_columns"_a.noconvert() = py::none(), "sketch_signs"_a.noconvert() = py::none(),
-             "final_dimension"_a = 0, "isa"_a)
+        .def(py::init(&make_fde_encoder), py::kw_only(), "layout"_a, "simhash"_a.noconvert(),
+             "projections"_a.noconvert(), "fill_empty_partitions"_a, "sketch_columns"_a.noconvert() = py::none(),
+             "sketch_signs"_a.noconvert() = py::none(), "final_dimension"_a = 0, "isa"_a)
         .def_property_readonly("output_dimension", &chamfer::FdeEncoder::output_dimension)
-        .def("encode", &fde_encode, "vectors"_a.noconvert(), "offsets"_a.noconvert(), py::kw_only(), "mean"_a.noconvert() = py::none(),
-             "documents"_a, "num_threads"_a);
+        .def("encode", &fde_encode, "vectors"_a.noconvert(), "offsets"_a.noconvert(), py::kw_only(),
+             "mean"_a.noconvert() = py::none(), "documents"_a, "num_threads"_a);
 }

@@ -44,7 +44,8 @@ void draw_normals(uint32_t seed, size_t n, float* out) {
 }  // namespace
 
 void draw_google_matrices(const FdeShape& shape, uint32_t seed, float* simhash, float* projections) {
-    const size_t simhash_size = shape.num_simhash_projections * shape.dim, projection_size = shape.projection_dimension * shape.dim;
+    const size_t simhash_size = shape.num_simhash_projections * shape.dim,
+                 projection_size = shape.projection_dimension * shape.dim;
     for (size_t r = 0; r < shape.num_repetitions; ++r) {
         draw_normals(seed + static_cast<uint32_t>(r), simhash_size, simhash + r * simhash_size);
         if (shape.projection_dimension == 0) continue;
@@ -60,16 +61,19 @@ void draw_google_matrices(const FdeShape& shape, uint32_t seed, float* simhash, 
 }
 
 void draw_paper_matrices(const FdeShape& shape, uint32_t seed, float* simhash, float* projections) {
-    const size_t simhash_size = shape.num_simhash_projections * shape.dim, projection_size = shape.projection_dimension * shape.dim;
+    const size_t simhash_size = shape.num_simhash_projections * shape.dim,
+                 projection_size = shape.projection_dimension * shape.dim;
     const float magnitude = 1.0f / std::sqrt(static_cast<float>(std::max<size_t>(1, shape.projection_dimension)));
     for (size_t r = 0; r < shape.num_repetitions; ++r) {
         draw_normals(derived_seed(seed, 0, r), simhash_size, simhash + r * simhash_size);
         std::mt19937 words(derived_seed(seed, 1, r));
-        for (size_t i = 0; i < projection_size; ++i) projections[r * projection_size + i] = draw_coin(words) ? magnitude : -magnitude;
+        for (size_t i = 0; i < projection_size; ++i)
+            projections[r * projection_size + i] = draw_coin(words) ? magnitude : -magnitude;
     }
 }
 
-void draw_count_sketch(uint32_t seed, size_t num_coordinates, uint32_t final_dimension, int32_t* columns, float* signs) {
+void draw_count_sketch(uint32_t seed, size_t num_coordinates, uint32_t final_dimension, int32_t* columns,
+                       float* signs) {
     std::mt19937 words(seed);
     for (size_t i = 0; i < num_coordinates; ++i) {
         columns[i] = static_cast<int32_t>(draw_below(words, final_dimension));
@@ -77,25 +81,27 @@ void draw_count_sketch(uint32_t seed, size_t num_coordinates, uint32_t final_dim
     }
 }
 
-FdeEncoder::FdeEncoder(const FdeShape& shape, const float* simhash, const float* projections, const int32_t* sketch_columns,
-                       const float* sketch_signs, size_t final_dimension, Isa isa)
+FdeEncoder::FdeEncoder(const FdeShape& shape, const float* simhash, const float* projections,
+                       const int32_t* sketch_columns, const float* sketch_signs, size_t final_dimension, Isa isa)
     : shape_(shape),
       final_dimension_(final_dimension),
       kernels_(product_kernels(isa)),
       row_stride_((shape.dim + 15) / 16 * 16),
       projections_(shape.projection_dimension ? shape.num_repetitions : 0) {
     const size_t k = shape.num_simhash_projections;
-    // Within a repetition the first hyperplane becomes the highest bit: the bits, read as a number, are then the bit string.
+    // Within a repetition the first hyperplane becomes the highest bit: the bits, read as a number, are then the bit
+    // string.
     FloatBuffer hyperplanes(shape.num_repetitions * k * shape.dim);
     for (size_t r = 0; r < shape.num_repetitions; ++r) {
         for (size_t j = 0; j < k; ++j) {
-            std::copy_n(simhash + (r * k + j) * shape.dim, shape.dim, hyperplanes.data() + (r * k + k - 1 - j) * shape.dim);
+            std::copy_n(simhash + (r * k + j) * shape.dim, shape.dim,
+                        hyperplanes.data() + (r * k + k - 1 - j) * shape.dim);
         }
     }
     simhash_.assign(kernels_, hyperplanes.data(), shape.num_repetitions * k, shape.dim, 1, shape.dim);
     for (size_t r = 0; r < projections_.size(); ++r) {
-        projections_[r].assign(kernels_, projections + r * shape.projection_dimension * shape.dim, shape.projection_dimension, shape.dim, 1,
-                               shape.dim);
+        projections_[r].assign(kernels_, projections + r * shape.projection_dimension * shape.dim,
+                               shape.projection_dimension, shape.dim, 1, shape.dim);
     }
     if (final_dimension) {
         sketch_columns_.assign(sketch_columns, sketch_columns + shape.encoding_dimension());
@@ -138,7 +144,8 @@ void FdeEncoder::encode(const TokenVectors& items, const float* mean, Side side,
     });
 }
 
-void FdeEncoder::encode_item(const TokenVectors& items, size_t item, const float* mean, Side side, Worker& worker, float* out) const {
+void FdeEncoder::encode_item(const TokenVectors& items, size_t item, const float* mean, Side side, Worker& worker,
+                             float* out) const {
     const size_t num_vectors = items.length(item), k = shape_.num_simhash_projections;
     if (num_vectors == 0) {
         std::fill(out, out + output_dimension(), 0.0f);
@@ -148,7 +155,9 @@ void FdeEncoder::encode_item(const TokenVectors& items, size_t item, const float
 
     worker.words = shape_.num_repetitions * k / 32 + 2;  // extract_bits reads pairs
     worker.bits.assign(num_vectors * worker.words, 0);
-    if (k) kernels_.sign_bits(simhash_.view(), worker.vectors.data(), num_vectors, row_stride_, worker.bits.data(), worker.words);
+    if (k)
+        kernels_.sign_bits(simhash_.view(), worker.vectors.data(), num_vectors, row_stride_, worker.bits.data(),
+                           worker.words);
 
     float* encoding = out;
     if (final_dimension_) {
@@ -156,11 +165,13 @@ void FdeEncoder::encode_item(const TokenVectors& items, size_t item, const float
         encoding = worker.encoding.data();
     }
     for (size_t r = 0; r < shape_.num_repetitions; ++r) {
-        encode_repetition(r, num_vectors, side, worker, encoding + r * shape_.num_partitions() * shape_.block_dimension());
+        encode_repetition(r, num_vectors, side, worker,
+                          encoding + r * shape_.num_partitions() * shape_.block_dimension());
     }
     if (final_dimension_) {
         std::fill(out, out + final_dimension_, 0.0f);
-        for (size_t i = 0; i < shape_.encoding_dimension(); ++i) out[sketch_columns_[i]] += sketch_signs_[i] * encoding[i];
+        for (size_t i = 0; i < shape_.encoding_dimension(); ++i)
+            out[sketch_columns_[i]] += sketch_signs_[i] * encoding[i];
     }
 }
 
@@ -194,10 +205,13 @@ void FdeEncoder::encode_repetition(size_t repetition, size_t num_vectors, Side s
         ++worker.starts[partition + 1];
     }
     for (size_t p = 0; p < num_partitions; ++p) worker.starts[p + 1] += worker.starts[p];
-    for (size_t t = num_vectors; t-- > 0;) worker.order[--worker.starts[worker.partition_of[t] + 1]] = static_cast<uint32_t>(t);
+    for (size_t t = num_vectors; t-- > 0;)
+        worker.order[--worker.starts[worker.partition_of[t] + 1]] = static_cast<uint32_t>(t);
     // The backward pass has moved every end to its group's start: starts[p + 1] is now the start of group p.
     const auto group_begin = [&](size_t p) { return worker.starts[p + 1]; };
-    const auto group_end = [&](size_t p) { return p + 1 < num_partitions ? worker.starts[p + 2] : static_cast<uint32_t>(num_vectors); };
+    const auto group_end = [&](size_t p) {
+        return p + 1 < num_partitions ? worker.starts[p + 2] : static_cast<uint32_t>(num_vectors);
+    };
 
     const bool filling = side == Side::document && shape_.fill_empty_partitions && k > 0;
     if (filling) {
@@ -205,8 +219,9 @@ void FdeEncoder::encode_repetition(size_t repetition, size_t num_vectors, Side s
         for (size_t p = 0; p < num_partitions; ++p) {
             if (group_begin(p) < group_end(p)) worker.nearest[p] = worker.order[group_begin(p)];
         }
-        // Shortest paths along one axis of the cube after the other give, for every corner, the least (bits that differ, vector) of
-        // all occupied corners: Hamming distance is the sum of its axes. O(k 2^k), whatever the number of vectors.
+        // Shortest paths along one axis of the cube after the other give, for every corner, the least (bits that
+        // differ, vector) of all occupied corners: Hamming distance is the sum of its axes. O(k 2^k), whatever the
+        // number of vectors.
         for (size_t bit = 1; bit < num_partitions; bit *= 2) {
             for (size_t p = 0; p < num_partitions; ++p) {
                 if (p & bit) continue;
@@ -223,7 +238,8 @@ void FdeEncoder::encode_repetition(size_t repetition, size_t num_vectors, Side s
     for (size_t p = 0; p < num_partitions; ++p) {
         const size_t size = group_end(p) - group_begin(p);
         if (size == 0 && !filling) {
-            std::fill_n(out + (shape_.gray_order ? prefix_xor(static_cast<uint32_t>(p)) : p) * block_dimension, block_dimension, 0.0f);
+            std::fill_n(out + (shape_.gray_order ? prefix_xor(static_cast<uint32_t>(p)) : p) * block_dimension,
+                        block_dimension, 0.0f);
             continue;
         }
         const uint32_t nearest = size ? 0 : static_cast<uint32_t>(worker.nearest[p]);

@@ -1,11 +1,14 @@
-// Fixed-dimensional encodings: a set of vectors becomes one vector, such that <FDE(Q), FDE(D)> approximates MaxSim(Q, D).
+// Fixed-dimensional encodings: a set of vectors becomes one vector, such that <FDE(Q), FDE(D)> approximates MaxSim(Q,
+// D).
 //
-// MUVERA, arXiv 2405.19504, §2. Per repetition, num_simhash_projections hyperplanes cut space into 2^k partitions; a query's block of a
-// partition is the sum of its vectors there, a document's the mean; each block is projected to projection_dimension numbers. An
-// empty partition of a document may be filled with the vector whose partition differs in the fewest bits (the first of equals).
+// MUVERA, arXiv 2405.19504, §2. Per repetition, num_simhash_projections hyperplanes cut space into 2^k partitions; a
+// query's block of a partition is the sum of its vectors there, a document's the mean; each block is projected to
+// projection_dimension numbers. An empty partition of a document may be filled with the vector whose partition differs
+// in the fewest bits (the first of equals).
 //
-// One product gives the partitions of all repetitions; vectors are summed before they are projected (both are linear), so each
-// non-empty partition is projected once; the nearest vector of every empty partition comes from one pass over the k-cube.
+// One product gives the partitions of all repetitions; vectors are summed before they are projected (both are linear),
+// so each non-empty partition is projected once; the nearest vector of every empty partition comes from one pass over
+// the k-cube.
 #pragma once
 
 #include <cstddef>
@@ -24,7 +27,7 @@ struct FdeShape {
     size_t num_simhash_projections;  // 0: one partition
     size_t projection_dimension;     // 0: blocks keep all dims
     bool fill_empty_partitions;      // documents only: filling a query would count its vectors several times
-    bool gray_order;                 // block order of google/graph-mining: the prefix XOR of the bit string; else the bit string
+    bool gray_order;  // block order of google/graph-mining: the prefix XOR of the bit string; else the bit string
 
     size_t num_partitions() const { return size_t{1} << num_simhash_projections; }
     size_t block_dimension() const { return projection_dimension ? projection_dimension : dim; }
@@ -32,26 +35,28 @@ struct FdeShape {
 };
 
 // Random matrices: simhash (num_repetitions, k, dim), normal; projections (num_repetitions, projection_dimension, dim).
-// google: seeds, order and sparse ±1 projection of google/graph-mining, of which one entry per input dimension is not zero.
-// paper: dense ±1/√projection_dimension; streams of independent seeds.
+// google: seeds, order and sparse ±1 projection of google/graph-mining, of which one entry per input dimension is not
+// zero. paper: dense ±1/√projection_dimension; streams of independent seeds.
 void draw_google_matrices(const FdeShape& shape, uint32_t seed, float* simhash, float* projections);
 void draw_paper_matrices(const FdeShape& shape, uint32_t seed, float* simhash, float* projections);
 
-// google/graph-mining's final count sketch: coordinate i adds signs[i] times itself to output columns[i] < final_dimension.
+// google/graph-mining's final count sketch: coordinate i adds signs[i] times itself to output columns[i] <
+// final_dimension.
 void draw_count_sketch(uint32_t seed, size_t num_coordinates, uint32_t final_dimension, int32_t* columns, float* signs);
 
 class FdeEncoder {
 public:
-    // `projections` may be null iff shape.projection_dimension is 0; `sketch_columns` and `sketch_signs` (encoding_dimension entries)
-    // iff final_dimension is 0. The matrices are copied.
+    // `projections` may be null iff shape.projection_dimension is 0; `sketch_columns` and `sketch_signs`
+    // (encoding_dimension entries) iff final_dimension is 0. The matrices are copied.
     FdeEncoder(const FdeShape& shape, const float* simhash, const float* projections, const int32_t* sketch_columns,
                const float* sketch_signs, size_t final_dimension, Isa isa);
 
     const FdeShape& shape() const { return shape_; }
     size_t output_dimension() const { return final_dimension_ ? final_dimension_ : shape_.encoding_dimension(); }
 
-    // out: (items.size, output_dimension). `mean`, if not null, is subtracted from every vector first. An empty item gives zeros.
-    // Memory per thread beyond `out`: the longest item as float32 and, with a final projection, one encoding.
+    // out: (items.size, output_dimension). `mean`, if not null, is subtracted from every vector first. An empty item
+    // gives zeros. Memory per thread beyond `out`: the longest item as float32 and, with a final projection, one
+    // encoding.
     void encode_queries(const TokenVectors& items, const float* mean, size_t num_threads, float* out) const;
     void encode_documents(const TokenVectors& items, const float* mean, size_t num_threads, float* out) const;
 
@@ -59,7 +64,8 @@ private:
     struct Worker;
     enum class Side { query, document };
     void encode(const TokenVectors& items, const float* mean, Side side, size_t num_threads, float* out) const;
-    void encode_item(const TokenVectors& items, size_t item, const float* mean, Side side, Worker& worker, float* out) const;
+    void encode_item(const TokenVectors& items, size_t item, const float* mean, Side side, Worker& worker,
+                     float* out) const;
     void load_vectors(const TokenVectors& items, size_t item, const float* mean, Worker& worker) const;
     void encode_repetition(size_t repetition, size_t num_vectors, Side side, Worker& worker, float* out) const;
     void flush(size_t repetition, Worker& worker, float* out) const;

@@ -31,14 +31,16 @@ CpuidWords cpuid(uint32_t leaf) {
     __cpuid(highest, 0);
     if (static_cast<uint32_t>(highest[0]) < leaf) return words;
     __cpuidex(out, static_cast<int>(leaf), 0);
-    words = {static_cast<uint32_t>(out[0]), static_cast<uint32_t>(out[1]), static_cast<uint32_t>(out[2]), static_cast<uint32_t>(out[3])};
+    words = {static_cast<uint32_t>(out[0]), static_cast<uint32_t>(out[1]), static_cast<uint32_t>(out[2]),
+             static_cast<uint32_t>(out[3])};
 #else
     __get_cpuid_count(leaf, 0, &words.eax, &words.ebx, &words.ecx, &words.edx);
 #endif
     return words;
 }
 
-// XCR0: the register states that the operating system saves. A CPU may have AVX-512 while the system would lose its registers.
+// XCR0: the register states that the operating system saves. A CPU may have AVX-512 while the system would lose its
+// registers.
 uint64_t enabled_register_states() {
 #if defined(_MSC_VER)
     return _xgetbv(0);
@@ -95,7 +97,8 @@ Isa parse_isa(std::string_view name, const char* argument) {
     }
     const bool known = std::find(kNames.begin(), kNames.end(), name) != kNames.end();
     throw std::invalid_argument(std::string(argument) + ": '" + std::string(name) +
-                                (known ? "' is not supported by this CPU" : "' is not an instruction set") + "; available: " + choices);
+                                (known ? "' is not supported by this CPU" : "' is not an instruction set") +
+                                "; available: " + choices);
 }
 
 }  // namespace chamfer

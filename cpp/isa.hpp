@@ -7,8 +7,9 @@
 
 namespace chamfer {
 
-// Levels, lowest first on each architecture. avx2: AVX2, FMA, F16C, POPCNT (Haswell, Zen 1 and up). avx512: F, BW, DQ, VL,
-// VNNI, VPOPCNTDQ (Ice Lake, Zen 4 and up; older AVX-512 parts, which lower their clock, take avx2). neon: all of AArch64.
+// Levels, lowest first on each architecture. avx2: AVX2, FMA, F16C, POPCNT (Haswell, Zen 1 and up). avx512: F, BW, DQ,
+// VL, VNNI, VPOPCNTDQ (Ice Lake, Zen 4 and up; older AVX-512 parts, which lower their clock, take avx2). neon: all of
+// AArch64.
 enum class Isa { scalar, avx2, avx512, neon };
 
 // The levels that this CPU and its operating system support, lowest first; the last is the best.
@@ -16,7 +17,8 @@ const std::vector<Isa>& available_isas();
 
 const char* isa_name(Isa isa);
 
-// The level of that name. Throws std::invalid_argument, naming `argument` and the choices, if it is unknown or unsupported here.
+// The level of that name. Throws std::invalid_argument, naming `argument` and the choices, if it is unknown or
+// unsupported here.
 Isa parse_isa(std::string_view name, const char* argument);
 
 }  // namespace chamfer

@@ -15,12 +15,18 @@ namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
-// Queries whose tokens share the lanes of one pass over a document: it is read once for all of them, and a query whose length is
-// not a multiple of the lanes leaves none idle but the last. Half of a 256 KB L2 for the packed columns; the rest is the document's.
+// Queries whose tokens share the lanes of one pass over a document: it is read once for all of them, and a query whose
+// length is not a multiple of the lanes leaves none idle but the last. Half of a 256 KB L2 for the packed columns; the
+// rest is the document's.
 constexpr size_t kBatchBytes = 128 * 1024;
 
-// Rows that a pass takes before it moves to the next query columns: they stay in L2 until the last columns have seen them.
+// Rows that a pass takes before it moves to the next query columns: they stay in L2, or in L1 if they had to be
+// converted, until the last columns have seen them.
 constexpr size_t kSectionBytes = 128 * 1024;
+constexpr size_t kConvertedBytes = 16 * 1024;
+
+// Rows between the one that is computed and the one that is fetched from memory: two of the tallest tiles.
+constexpr size_t kRowsAhead = 24;
 
 // Documents in one item of work.
 constexpr size_t kChunkDocuments = 128;
@@ -47,13 +53,10 @@ std::vector<QueryBatch> batch_queries(const TokenVectors& queries) {
 class Scorer {
 public:
     explicit Scorer(const MaxSimInput& input) : input_(input), kernels_(product_kernels(input.isa)) {
-        const size_t dim = std::max<size_t>(1, input.documents.dim);
-        section_rows_ = std::max<size_t>(64, kSectionBytes / sizeof(float) / dim);
-        if (input.documents.dtype == Dtype::float16) {
-            size_t longest = 0;
-            for (size_t i = 0; i < input.documents.size; ++i) longest = std::max(longest, input.documents.length(i));
-            converted_.resize(std::min(section_rows_, longest) * dim);
-        }
+        const bool converts = input.documents.dtype == Dtype::float16;
+        const size_t row_bytes = std::max<size_t>(1, input.documents.dim) * sizeof(float);
+        section_rows_ = std::max<size_t>(kRowsAhead, (converts ? kConvertedBytes : kSectionBytes) / row_bytes);
+        if (converts) converted_.resize(section_rows_ * input.documents.dim);
     }
 
     void load(QueryBatch batch) {
@@ -61,7 +64,8 @@ public:
         batch_ = batch;
         loaded_ = true;
         const auto [first, last] = tokens(batch);
-        columns_.assign(kernels_, input_.queries.float32_rows(first), last - first, input_.queries.dim, 1, input_.queries.dim);
+        columns_.assign(kernels_, input_.queries.float32_rows(first), last - first, input_.queries.dim, 1,
+                        input_.queries.dim);
         maxima_.resize(columns_.view().num_lanes);
     }
 
@@ -92,13 +96,17 @@ public:
         for (size_t row = begin; row < end;) {
             const size_t num_rows = std::min(section_rows_, end - row);
             const float* rows;
+            Ahead ahead;
             if (documents.dtype == Dtype::float16) {
-                kernels_.half_to_float(documents.float16_rows(row), num_rows * documents.dim, converted_.data());
+                const uint16_t* half = documents.float16_rows(row);
+                kernels_.half_to_float(half, num_rows * documents.dim, converted_.data());
                 rows = converted_.data();
+                ahead = {reinterpret_cast<const char*>(half + section_rows_ * documents.dim), documents.dim * 2, 2};
             } else {
                 rows = documents.float32_rows(row);
+                ahead = {reinterpret_cast<const char*>(rows + kRowsAhead * documents.dim), documents.dim * 4, 4};
             }
-            kernels_.fold_max(columns_.view(), rows, num_rows, documents.dim, maxima_.data());
+            kernels_.fold_max(columns_.view(), rows, num_rows, documents.dim, ahead, maxima_.data());
             row += num_rows;
         }
         return maxima_.data();
@@ -106,11 +114,13 @@ public:
 
 private:
     void fold(size_t document) {
-        fold_tokens(static_cast<size_t>(input_.documents.offsets[document]), static_cast<size_t>(input_.documents.offsets[document + 1]));
+        fold_tokens(static_cast<size_t>(input_.documents.offsets[document]),
+                    static_cast<size_t>(input_.documents.offsets[document + 1]));
     }
 
     std::pair<size_t, size_t> tokens(QueryBatch batch) const {
-        return {static_cast<size_t>(input_.queries.offsets[batch.begin]), static_cast<size_t>(input_.queries.offsets[batch.end])};
+        return {static_cast<size_t>(input_.queries.offsets[batch.begin]),
+                static_cast<size_t>(input_.queries.offsets[batch.end])};
     }
 
     const MaxSimInput& input_;
@@ -159,7 +169,8 @@ void maxsim(const MaxSimInput& input, float* scores) {
 
 void maxsim_candidates(const MaxSimInput& input, const int64_t* candidates, size_t num_candidates, float* scores) {
     check(input);
-    const size_t num_chunks = (num_candidates + kChunkDocuments - 1) / kChunkDocuments, num_items = input.queries.size * num_chunks;
+    const size_t num_chunks = (num_candidates + kChunkDocuments - 1) / kChunkDocuments,
+                 num_items = input.queries.size * num_chunks;
     std::vector<std::unique_ptr<Scorer>> scorers(workers_for(num_items, input.num_threads));
     parallel_for(num_items, input.num_threads, [&](size_t worker, size_t item) {
         if (!scorers[worker]) scorers[worker] = std::make_unique<Scorer>(input);
@@ -191,14 +202,15 @@ void maxsim_topk(const MaxSimInput& input, size_t k, float* scores, int64_t* row
         for (size_t query = batch.begin; query < batch.end; ++query) {
             const float* query_scores = chunk_scores.data() + (query - batch.begin) * num_documents;
             const std::lock_guard lock(locks[query]);
-            for (size_t i = 0; i < num_documents; ++i) best[query].push(query_scores[i], static_cast<int64_t>(begin + i));
+            for (size_t i = 0; i < num_documents; ++i)
+                best[query].push(query_scores[i], static_cast<int64_t>(begin + i));
         }
     });
     for (size_t query = 0; query < input.queries.size; ++query) best[query].write(scores + query * k, rows + query * k);
 }
 
-void maxsim_topk_candidates(const MaxSimInput& input, const int64_t* candidates, size_t num_candidates, size_t k, float* scores,
-                            int64_t* rows) {
+void maxsim_topk_candidates(const MaxSimInput& input, const int64_t* candidates, size_t num_candidates, size_t k,
+                            float* scores, int64_t* rows) {
     std::vector<float> candidate_scores(input.queries.size * num_candidates);
     maxsim_candidates(input, candidates, num_candidates, candidate_scores.data());
     for (size_t query = 0; query < input.queries.size; ++query) {

@@ -13,7 +13,8 @@
 #include <arm_neon.h>
 #endif
 
-// ── scalar: the definition, in plain loops (a compiler may use the baseline's registers for them) ─────────────────────────────
+// ── scalar: the definition, in plain loops (a compiler may use the baseline's registers for them)
+// ─────────────────────────────
 
 namespace chamfer::scalar {
 namespace {
@@ -22,16 +23,19 @@ constexpr size_t kLanes = 4;  // a block is 4 columns
 
 size_t num_lanes(size_t num_columns) { return (num_columns + kLanes - 1) / kLanes * kLanes; }
 
-void pack(const float* columns, size_t num_columns, size_t column_stride, size_t element_stride, size_t dim, float* packed) {
+void pack(const float* columns, size_t num_columns, size_t column_stride, size_t element_stride, size_t dim,
+          float* packed) {
     for (size_t c = 0; c < num_lanes(num_columns); ++c) {
         for (size_t i = 0; i < dim; ++i) {
-            packed[(c / kLanes * dim + i) * kLanes + c % kLanes] = c < num_columns ? columns[c * column_stride + i * element_stride] : 0.0f;
+            packed[(c / kLanes * dim + i) * kLanes + c % kLanes] =
+                c < num_columns ? columns[c * column_stride + i * element_stride] : 0.0f;
         }
     }
 }
 
 template <class Ending>
-void for_each_product(const PackedColumns& columns, const float* rows, size_t num_rows, size_t row_stride, Ending ending) {
+void for_each_product(const PackedColumns& columns, const float* rows, size_t num_rows, size_t row_stride,
+                      Ending ending) {
     for (size_t lane = 0; lane < columns.num_lanes; lane += kLanes) {
         const float* block = columns.data + lane * columns.dim;
         for (size_t r = 0; r < num_rows; ++r) {
@@ -44,21 +48,26 @@ void for_each_product(const PackedColumns& columns, const float* rows, size_t nu
     }
 }
 
-void fold_max(const PackedColumns& columns, const float* rows, size_t num_rows, size_t row_stride, float* maxima) {
-    for_each_product(columns, rows, num_rows, row_stride, [&](size_t, size_t c, float x) { maxima[c] = std::max(maxima[c], x); });
+void fold_max(const PackedColumns& columns, const float* rows, size_t num_rows, size_t row_stride, const Ahead&,
+              float* maxima) {
+    for_each_product(columns, rows, num_rows, row_stride,
+                     [&](size_t, size_t c, float x) { maxima[c] = std::max(maxima[c], x); });
 }
 
-void sign_bits(const PackedColumns& columns, const float* rows, size_t num_rows, size_t row_stride, uint32_t* bits, size_t words_per_row) {
+void sign_bits(const PackedColumns& columns, const float* rows, size_t num_rows, size_t row_stride, uint32_t* bits,
+               size_t words_per_row) {
     for_each_product(columns, rows, num_rows, row_stride, [&](size_t r, size_t c, float x) {
         if (x > 0.0f) bits[r * words_per_row + c / 32] |= 1U << (c % 32);
     });
 }
 
 void multiply(const PackedColumns& columns, const float* rows, size_t num_rows, size_t row_stride, float* out) {
-    for_each_product(columns, rows, num_rows, row_stride, [&](size_t r, size_t c, float x) { out[r * columns.num_lanes + c] = x; });
+    for_each_product(columns, rows, num_rows, row_stride,
+                     [&](size_t r, size_t c, float x) { out[r * columns.num_lanes + c] = x; });
 }
 
-void sum_rows(const float* rows, size_t row_stride, const uint32_t* indexes, size_t num_indexes, size_t width, float scale, float* out) {
+void sum_rows(const float* rows, size_t row_stride, const uint32_t* indexes, size_t num_indexes, size_t width,
+              float scale, float* out) {
     std::fill(out, out + width, 0.0f);
     for (size_t t = 0; t < num_indexes; ++t) {
         for (size_t i = 0; i < width; ++i) out[i] += rows[indexes[t] * row_stride + i];
@@ -69,8 +78,8 @@ void sum_rows(const float* rows, size_t row_stride, const uint32_t* indexes, siz
 void half_to_float(const uint16_t* half, size_t n, float* out) {
     for (size_t i = 0; i < n; ++i) {
         const uint32_t sign = static_cast<uint32_t>(half[i] & 0x8000) << 16, magnitude = half[i] & 0x7fff;
-        // The fields of a half, moved to those of a float, mean the same number times 2^-112 (bias 15 against 127); the product with
-        // 2^112 also puts subnormal halves right. Infinity and NaN need the float's full exponent.
+        // The fields of a half, moved to those of a float, mean the same number times 2^-112 (bias 15 against 127); the
+        // product with 2^112 also puts subnormal halves right. Infinity and NaN need the float's full exponent.
         const uint32_t moved = magnitude << 13, scale_bits = (127 + 112) << 23;
         float value, scale;
         std::memcpy(&value, &moved, 4);
@@ -89,7 +98,8 @@ constexpr ProductKernels kKernels{kLanes, num_lanes, pack, fold_max, sign_bits, 
 }  // namespace
 }  // namespace chamfer::scalar
 
-// ── AVX2 ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── AVX2
+// ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 #if CHAMFER_X86
 
@@ -104,7 +114,9 @@ struct V {
     static CHAMFER_INLINE Reg zero() { return _mm256_setzero_ps(); }
     static CHAMFER_INLINE Reg set(float x) { return _mm256_set1_ps(x); }
     static CHAMFER_INLINE Reg load(const float* p) { return _mm256_loadu_ps(p); }
-    static CHAMFER_INLINE Reg load_half(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+    static CHAMFER_INLINE Reg load_half(const uint16_t* p) {
+        return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    }
     static CHAMFER_INLINE Reg broadcast(const float* p) { return _mm256_broadcast_ss(p); }
     static CHAMFER_INLINE void store(float* p, Reg x) { _mm256_storeu_ps(p, x); }
     static CHAMFER_INLINE Reg multiply_add(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
@@ -122,7 +134,8 @@ struct V {
 }  // namespace chamfer::avx2
 CHAMFER_TARGET_END
 
-// ── AVX-512 ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── AVX-512
+// ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 CHAMFER_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,fma")
 namespace chamfer::avx512 {
@@ -155,7 +168,8 @@ CHAMFER_TARGET_END
 
 #endif
 
-// ── NEON ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── NEON
+// ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 #if CHAMFER_ARM
 
@@ -189,7 +203,8 @@ struct V {
 
 #endif
 
-// ── the table ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── the table
+// ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 namespace chamfer {
 

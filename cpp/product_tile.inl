@@ -1,28 +1,49 @@
-// The product's kernels, written once against the few operations of `V` (the registers of one instruction set). product.cpp
-// includes this file inside each target region, where V is defined; a template outside could not inline V's intrinsics.
+// The product's kernels, written once against the few operations of `V` (the registers of one instruction set).
+// product.cpp includes this file inside each target region, where V is defined; a template outside could not inline V's
+// intrinsics.
 //
-// A tile is T rows × W registers of columns: T·W accumulators, W column registers and a broadcast row element. V::kRows[W - 1] is the
-// largest T for W that leaves no accumulator in memory and enough of them to hide the latency of a fused multiply-add.
+// A tile is T rows × W registers of columns: T·W accumulators, W column registers and a broadcast row element.
+// V::kRows[W - 1] is the largest T for W that leaves no accumulator in memory and enough of them to hide the latency of
+// a fused multiply-add.
 
 constexpr size_t kMaxWidth = 3;
 
-// Register blocks: pairs, the last a triple or a single when the number of registers is odd (a triple keeps more accumulators busy).
-CHAMFER_INLINE size_t block_width(size_t registers_left) { return registers_left == 1 || registers_left == 3 ? registers_left : 2; }
+// Register blocks: pairs, the last a triple or a single when the number of registers is odd (a triple keeps more
+// accumulators busy).
+CHAMFER_INLINE size_t block_width(size_t registers_left) {
+    return registers_left == 1 || registers_left == 3 ? registers_left : 2;
+}
+
+// The rows of a tile, and the memory that the tile asks for while it computes: one line of each row ahead per 16 dims.
+struct Rows {
+    const float* data;
+    size_t stride;
+    Ahead ahead;
+    CHAMFER_INLINE Rows from(size_t row) const {
+        return {
+            data + row * stride, stride, {ahead.rows + row * ahead.row_bytes, ahead.row_bytes, ahead.element_bytes}};
+    }
+};
 
 template <size_t T, size_t W>
-CHAMFER_INLINE void multiply_tile(const float* block, const float* rows, size_t row_stride, size_t dim, V::Reg (&sums)[T][W]) {
+CHAMFER_INLINE void multiply_tile(const float* block, const Rows& rows, size_t dim, V::Reg (&sums)[T][W]) {
     CHAMFER_UNROLL
     for (size_t t = 0; t < T; ++t) {
         CHAMFER_UNROLL
         for (size_t w = 0; w < W; ++w) sums[t][w] = V::zero();
     }
     for (size_t i = 0; i < dim; ++i) {
+        if (i % 16 == 0) {
+            CHAMFER_UNROLL
+            for (size_t t = 0; t < T; ++t)
+                CHAMFER_PREFETCH(rows.ahead.rows + t * rows.ahead.row_bytes + i * rows.ahead.element_bytes);
+        }
         V::Reg columns[W];
         CHAMFER_UNROLL
         for (size_t w = 0; w < W; ++w) columns[w] = V::load(block + (i * W + w) * V::kLanes);
         CHAMFER_UNROLL
         for (size_t t = 0; t < T; ++t) {
-            const V::Reg element = V::broadcast(rows + t * row_stride + i);
+            const V::Reg element = V::broadcast(rows.data + t * rows.stride + i);
             CHAMFER_UNROLL
             for (size_t w = 0; w < W; ++w) sums[t][w] = V::multiply_add(element, columns[w], sums[t][w]);
         }
@@ -53,7 +74,8 @@ struct SignBits {
             CHAMFER_UNROLL
             for (size_t w = 0; w < W; ++w) {
                 const size_t bit = lane + w * V::kLanes;
-                if (bit / 32 < words_per_row) bits[(row + t) * words_per_row + bit / 32] |= V::positive(sums[t][w]) << (bit % 32);
+                if (bit / 32 < words_per_row)
+                    bits[(row + t) * words_per_row + bit / 32] |= V::positive(sums[t][w]) << (bit % 32);
             }
         }
     }
@@ -73,49 +95,51 @@ struct StoreLanes {
 };
 
 template <size_t T, size_t W, class Ending>
-void run_tile(const float* block, const float* rows, size_t row_stride, size_t dim, size_t row, size_t lane, const Ending& ending) {
+void run_tile(const float* block, const Rows& rows, size_t dim, size_t row, size_t lane, const Ending& ending) {
     V::Reg sums[T][W];
-    multiply_tile<T, W>(block, rows + row * row_stride, row_stride, dim, sums);
+    multiply_tile<T, W>(block, rows.from(row), dim, sums);
     ending.template finish<T, W>(row, lane, sums);
 }
 
 // Calls the tile of exactly `num_rows` <= T rows.
 template <size_t T, size_t W, class Ending>
-CHAMFER_INLINE void pick_tile(size_t num_rows, const float* block, const float* rows, size_t row_stride, size_t dim, size_t row,
+CHAMFER_INLINE void pick_tile(size_t num_rows, const float* block, const Rows& rows, size_t dim, size_t row,
                               size_t lane, const Ending& ending) {
     if constexpr (T > 1) {
-        if (num_rows < T) return pick_tile<T - 1, W>(num_rows, block, rows, row_stride, dim, row, lane, ending);
+        if (num_rows < T) return pick_tile<T - 1, W>(num_rows, block, rows, dim, row, lane, ending);
     }
-    run_tile<T, W>(block, rows, row_stride, dim, row, lane, ending);
+    run_tile<T, W>(block, rows, dim, row, lane, ending);
 }
 
-// Splits the rows into tiles whose heights differ by one at most: a last tile of one row would leave most of the core idle.
+// Splits the rows into tiles whose heights differ by one at most: a last tile of one row would leave most of the core
+// idle.
 template <size_t W, class Ending>
-void run_block(const float* block, const float* rows, size_t num_rows, size_t row_stride, size_t dim, size_t lane, const Ending& ending) {
+void run_block(const float* block, const Rows& rows, size_t num_rows, size_t dim, size_t lane, const Ending& ending) {
     constexpr size_t T = V::kRows[W - 1];
     const size_t num_tiles = (num_rows + T - 1) / T;
     for (size_t tile = 0, row = 0; tile < num_tiles; ++tile) {
         const size_t height = (num_rows - row + num_tiles - tile - 1) / (num_tiles - tile);
-        pick_tile<T, W>(height, block, rows, row_stride, dim, row, lane, ending);
+        pick_tile<T, W>(height, block, rows, dim, row, lane, ending);
         row += height;
     }
 }
 
 template <class Ending>
-void run_product(const PackedColumns& columns, const float* rows, size_t num_rows, size_t row_stride, const Ending& ending) {
+void run_product(const PackedColumns& columns, const Rows& rows, size_t num_rows, const Ending& ending) {
     for (size_t lane = 0; lane < columns.num_lanes;) {
         const float* block = columns.data + lane * columns.dim;
         const size_t width = block_width((columns.num_lanes - lane) / V::kLanes);
-        if (width == 1) run_block<1>(block, rows, num_rows, row_stride, columns.dim, lane, ending);
-        if (width == 2) run_block<2>(block, rows, num_rows, row_stride, columns.dim, lane, ending);
-        if (width == 3) run_block<3>(block, rows, num_rows, row_stride, columns.dim, lane, ending);
+        if (width == 1) run_block<1>(block, rows, num_rows, columns.dim, lane, ending);
+        if (width == 2) run_block<2>(block, rows, num_rows, columns.dim, lane, ending);
+        if (width == 3) run_block<3>(block, rows, num_rows, columns.dim, lane, ending);
         lane += width * V::kLanes;
     }
 }
 
 size_t num_lanes(size_t num_columns) { return (num_columns + V::kLanes - 1) / V::kLanes * V::kLanes; }
 
-void pack(const float* columns, size_t num_columns, size_t column_stride, size_t element_stride, size_t dim, float* packed) {
+void pack(const float* columns, size_t num_columns, size_t column_stride, size_t element_stride, size_t dim,
+          float* packed) {
     const size_t total = num_lanes(num_columns);
     for (size_t lane = 0; lane < total;) {
         const size_t block_lanes = block_width((total - lane) / V::kLanes) * V::kLanes;
@@ -130,23 +154,27 @@ void pack(const float* columns, size_t num_columns, size_t column_stride, size_t
     }
 }
 
-void fold_max(const PackedColumns& columns, const float* rows, size_t num_rows, size_t row_stride, float* maxima) {
-    run_product(columns, rows, num_rows, row_stride, FoldMax{maxima});
+void fold_max(const PackedColumns& columns, const float* rows, size_t num_rows, size_t row_stride, const Ahead& ahead,
+              float* maxima) {
+    run_product(columns, {rows, row_stride, ahead}, num_rows, FoldMax{maxima});
 }
 
-void sign_bits(const PackedColumns& columns, const float* rows, size_t num_rows, size_t row_stride, uint32_t* bits, size_t words_per_row) {
-    run_product(columns, rows, num_rows, row_stride, SignBits{bits, words_per_row});
+void sign_bits(const PackedColumns& columns, const float* rows, size_t num_rows, size_t row_stride, uint32_t* bits,
+               size_t words_per_row) {
+    run_product(columns, {rows, row_stride, Ahead::none(rows)}, num_rows, SignBits{bits, words_per_row});
 }
 
 void multiply(const PackedColumns& columns, const float* rows, size_t num_rows, size_t row_stride, float* out) {
-    run_product(columns, rows, num_rows, row_stride, StoreLanes{out, columns.num_lanes});
+    run_product(columns, {rows, row_stride, Ahead::none(rows)}, num_rows, StoreLanes{out, columns.num_lanes});
 }
 
-void sum_rows(const float* rows, size_t row_stride, const uint32_t* indexes, size_t num_indexes, size_t width, float scale, float* out) {
+void sum_rows(const float* rows, size_t row_stride, const uint32_t* indexes, size_t num_indexes, size_t width,
+              float scale, float* out) {
     constexpr size_t kRegisters = 16 / V::kLanes * (V::kLanes == 16 ? 4 : 2);  // 64 or 32 floats at a time
     const V::Reg factor = V::set(scale);
     for (size_t begin = 0; begin < width;) {
-        // `width` is a multiple of 16, so the last stretch may be shorter than kRegisters: registers past it repeat its end.
+        // `width` is a multiple of 16, so the last stretch may be shorter than kRegisters: registers past it repeat its
+        // end.
         const size_t stretch = width - begin < kRegisters * V::kLanes ? 16 : kRegisters * V::kLanes;
         const auto add = [&](auto count) {
             constexpr size_t N = decltype(count)::value;
@@ -172,6 +200,13 @@ void sum_rows(const float* rows, size_t row_stride, const uint32_t* indexes, siz
 
 void half_to_float(const uint16_t* half, size_t n, float* out) {
     size_t i = 0;
+    for (; i + 4 * V::kLanes <= n; i += 4 * V::kLanes) {
+        V::Reg x[4];
+        CHAMFER_UNROLL
+        for (size_t j = 0; j < 4; ++j) x[j] = V::load_half(half + i + j * V::kLanes);
+        CHAMFER_UNROLL
+        for (size_t j = 0; j < 4; ++j) V::store(out + i + j * V::kLanes, x[j]);
+    }
     for (; i + V::kLanes <= n; i += V::kLanes) V::store(out + i, V::load_half(half + i));
     if (i < n) {
         uint16_t rest[V::kLanes] = {};

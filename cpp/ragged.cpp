@@ -8,8 +8,8 @@
 namespace chamfer {
 namespace {
 
-// A number is not finite iff all bits of its exponent are set. Whole stretches are tested by OR, which compilers vectorise; only a
-// stretch that fails is looked at number by number.
+// A number is not finite iff all bits of its exponent are set. Whole stretches are tested by OR, which compilers
+// vectorise; only a stretch that fails is looked at number by number.
 template <class Word>
 bool any_nonfinite(const Word* words, size_t n, Word exponent) {
     bool found = false;
@@ -23,8 +23,9 @@ int64_t first_nonfinite_row(const void* vectors, Dtype dtype, size_t num_rows, s
     constexpr size_t kRowsAtATime = 4096;
     std::atomic<int64_t> first{-1};
     const auto row_is_bad = [&](size_t row, size_t rows) {
-        return dtype == Dtype::float32 ? any_nonfinite<uint32_t>(static_cast<const uint32_t*>(vectors) + row * dim, rows * dim, 0x7f800000)
-                                       : any_nonfinite<uint16_t>(static_cast<const uint16_t*>(vectors) + row * dim, rows * dim, 0x7c00);
+        return dtype == Dtype::float32
+                   ? any_nonfinite<uint32_t>(static_cast<const uint32_t*>(vectors) + row * dim, rows * dim, 0x7f800000)
+                   : any_nonfinite<uint16_t>(static_cast<const uint16_t*>(vectors) + row * dim, rows * dim, 0x7c00);
     };
     parallel_for((num_rows + kRowsAtATime - 1) / kRowsAtATime, num_threads, [&](size_t, size_t stretch) {
         const size_t begin = stretch * kRowsAtATime, rows = std::min(kRowsAtATime, num_rows - begin);
@@ -32,7 +33,8 @@ int64_t first_nonfinite_row(const void* vectors, Dtype dtype, size_t num_rows, s
         for (size_t row = begin; row < begin + rows; ++row) {
             if (!row_is_bad(row, 1)) continue;
             int64_t seen = first;
-            while ((seen < 0 || static_cast<int64_t>(row) < seen) && !first.compare_exchange_weak(seen, static_cast<int64_t>(row))) {
+            while ((seen < 0 || static_cast<int64_t>(row) < seen) &&
+                   !first.compare_exchange_weak(seen, static_cast<int64_t>(row))) {
             }
             return;
         }

@@ -11,8 +11,8 @@ namespace chamfer {
 
 enum class Dtype { float32, float16 };
 
-// A collection of sets of vectors. Item i is rows offsets[i] .. offsets[i + 1] of `vectors`, (offsets[size], dim) row-major.
-// Precondition, checked by the bindings: offsets start at 0, never decrease and end at the number of rows.
+// A collection of sets of vectors. Item i is rows offsets[i] .. offsets[i + 1] of `vectors`, (offsets[size], dim)
+// row-major. Precondition, checked by the bindings: offsets start at 0, never decrease and end at the number of rows.
 struct TokenVectors {
     const void* vectors;
     Dtype dtype;

@@ -1,8 +1,8 @@
 // The random streams of google/graph-mining's encoder, drawn the same on every platform.
 //
-// std::mt19937 is fixed by the C++ standard, its distributions are not: Google's numbers are those of libstdc++, so its three
-// distributions are written out here. One deviation: the logarithm is taken in double and rounded, since logf differs between C
-// libraries; a normal may differ from libstdc++'s on glibc in its last bit.
+// std::mt19937 is fixed by the C++ standard, its distributions are not: Google's numbers are those of libstdc++, so its
+// three distributions are written out here. One deviation: the logarithm is taken in double and rounded, since logf
+// differs between C libraries; a normal may differ from libstdc++'s on glibc in its last bit.
 #pragma once
 
 #include <cmath>

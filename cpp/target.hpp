@@ -1,7 +1,8 @@
 // Target regions: compile a stretch of code for one instruction set, the rest of the file for the lowest.
 //
-// No file gets -mavx2 or the like: inline functions of the standard library, compiled with such a flag, may be the copies
-// that the linker keeps for everyone, and crash on an older CPU. Open a region after every #include, outside namespaces.
+// No file gets -mavx2 or the like: inline functions of the standard library, compiled with such a flag, may be the
+// copies that the linker keeps for everyone, and crash on an older CPU. Open a region after every #include, outside
+// namespaces.
 #pragma once
 
 #define CHAMFER_PRAGMA(text) _Pragma(#text)
@@ -10,7 +11,8 @@
 #define CHAMFER_TARGET_BEGIN(features)
 #define CHAMFER_TARGET_END
 #elif defined(__clang__)
-#define CHAMFER_TARGET_BEGIN(features) CHAMFER_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define CHAMFER_TARGET_BEGIN(features) \
+    CHAMFER_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
 #define CHAMFER_TARGET_END CHAMFER_PRAGMA(clang attribute pop)
 #else
 #define CHAMFER_TARGET_BEGIN(features) \
@@ -22,8 +24,10 @@
 #if defined(_MSC_VER) && !defined(__clang__)
 #define CHAMFER_INLINE __forceinline
 #define CHAMFER_UNROLL
+#define CHAMFER_PREFETCH(address) _mm_prefetch(address, _MM_HINT_T0)
 #else
 #define CHAMFER_INLINE inline __attribute__((always_inline))
+#define CHAMFER_PREFETCH(address) __builtin_prefetch(address)
 #if defined(__clang__)
 #define CHAMFER_UNROLL CHAMFER_PRAGMA(clang loop unroll(full))
 #else

@@ -14,8 +14,11 @@ struct ScoredRow {
     int64_t row;
 };
 
-// A total order on distinct rows, so the k best are the same set whatever order they arrive in: results cannot depend on threads.
-inline bool ranks_before(const ScoredRow& a, const ScoredRow& b) { return a.score > b.score || (a.score == b.score && a.row < b.row); }
+// A total order on distinct rows, so the k best are the same set whatever order they arrive in: results cannot depend
+// on threads.
+inline bool ranks_before(const ScoredRow& a, const ScoredRow& b) {
+    return a.score > b.score || (a.score == b.score && a.row < b.row);
+}
 
 class TopK {
 public:

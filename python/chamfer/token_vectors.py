@@ -70,7 +70,9 @@ class TokenVectors:
         if not isinstance(arrays, (list, tuple)):
             array = _float_array(arrays, "arrays")
             if array.ndim != 3:
-                raise ValueError(f"arrays: expected a list of 2-D arrays or one of shape (n, t, dim), got {array.shape}")
+                raise ValueError(
+                    f"arrays: expected a list of 2-D arrays or one of shape (n, t, dim), got {array.shape}"
+                )
             n, num_tokens, dim = array.shape
             flat = _contiguous(array).reshape(n * num_tokens, dim)
             return cls(flat, np.arange(n + 1, dtype=np.int64) * num_tokens)
@@ -142,7 +144,9 @@ class TokenVectors:
     def __getitem__(self, i: int) -> FloatArray:
         """Return the vectors of item i, shape (n_i, dim), a view; a negative i counts from the end."""
         if not isinstance(i, (int, np.integer)) or isinstance(i, bool):
-            raise TypeError(f"TokenVectors indices must be integers, got {type(i).__name__}; use select(rows) for several items")
+            raise TypeError(
+                f"TokenVectors indices must be integers, got {type(i).__name__}; use select(rows) for several items"
+            )
         if not -len(self) <= i < len(self):
             raise IndexError(f"item {i} is out of range for a collection of {len(self)}")
         i %= len(self)
@@ -165,7 +169,9 @@ class TokenVectors:
         if chosen.size == 0:
             chosen = chosen.astype(np.int64)
         if chosen.ndim != 1 or chosen.dtype.kind not in "iub":
-            raise TypeError(f"rows: expected a list of integers or a boolean mask, got {chosen.dtype} of shape {chosen.shape}")
+            raise TypeError(
+                f"rows: expected a list of integers or a boolean mask, got {chosen.dtype} of shape {chosen.shape}"
+            )
         chosen = np.arange(len(self))[chosen]
         lengths = self.lengths[chosen]
         offsets = np.zeros(len(chosen) + 1, np.int64)
@@ -202,7 +208,9 @@ def as_one_item(value: TokenVectorsLike, argument: str) -> FloatArray:
     """Return the vectors of a collection of exactly one item."""
     collection = as_token_vectors(value, argument)
     if len(collection) != 1:
-        raise ValueError(f"{argument}: expected one item, an array of shape (num_tokens, dim), got a collection of {len(collection)}")
+        raise ValueError(
+            f"{argument}: expected one item, an array of shape (num_tokens, dim), got a collection of {len(collection)}"
+        )
     return collection[0]
 
 

@@ -111,6 +111,11 @@ class FixedDimensionalEncoder:
         )
 
     @property
+    def is_fitted(self) -> bool:
+        """Whether vectors can be encoded: centring is off, or `fit` has been called."""
+        return not self.center or self._document_mean is not None
+
+    @property
     def encoding_dimension(self) -> int:
         """Numbers of an encoding before the final projection."""
         block = self.projection_dimension if self.projection_dimension is not None else self.dim
@@ -228,7 +233,9 @@ class FixedDimensionalEncoder:
         except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
             raise CorruptIndexError(f"{path}: damaged, or not a saved FixedDimensionalEncoder ({error})") from None
         if header["version"] != _FORMAT_VERSION:
-            raise ValueError(f"{path}: format version {header['version']}, this chamfer reads {_FORMAT_VERSION}; upgrade chamfer")
+            raise ValueError(
+                f"{path}: format version {header['version']}, this chamfer reads {_FORMAT_VERSION}; upgrade chamfer"
+            )
         try:
             self = cls.__new__(cls)
             self.__dict__.update(header["parameters"])
@@ -261,7 +268,12 @@ class FixedDimensionalEncoder:
                 rows = bits[begin : begin + _FINAL_ROWS]
                 seed = zlib.crc32(f"final projection of {self.seed}, block {block}".encode())
                 _, drawn = _core.draw_fde_matrices(
-                    "paper", seed, dim=final, num_repetitions=1, num_simhash_projections=0, projection_dimension=len(rows)
+                    "paper",
+                    seed,
+                    dim=final,
+                    num_repetitions=1,
+                    num_simhash_projections=0,
+                    projection_dimension=len(rows),
                 )
                 rows[:] = np.packbits(drawn[0] > 0, axis=1)
             matrices["final_bits"] = bits
