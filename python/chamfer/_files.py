@@ -23,7 +23,7 @@ def replace_file(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         _as_permissive_as_open(name)
-        os.replace(name, path)
+        Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
@@ -47,4 +47,4 @@ def _as_permissive_as_open(name: str) -> None:
         return
     umask = os.umask(0)
     os.umask(umask)
-    os.chmod(name, 0o666 & ~umask)
+    Path(name).chmod(0o666 & ~umask)

@@ -25,7 +25,7 @@ _best_isa = _forced_isa or _core.available_isas()[-1]
 
 
 def best_isa() -> str:
-    """Return the instruction set that calls use when `isa` is None: the highest, or what CHAMFER_ISA named at import."""
+    """Return the instruction set of calls whose `isa` is None: the highest, or what CHAMFER_ISA named at import."""
     return _best_isa
 
 

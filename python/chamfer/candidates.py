@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from chamfer.errors import CorruptIndexError
 
-# Queries that one FAISS call takes. Fixed, and each call runs on one thread: what a query finds cannot depend on num_threads.
+# Queries that one FAISS call takes. Fixed, and each call runs on one thread: what a query finds cannot depend on
+# num_threads.
 _QUERIES_AT_A_TIME = 64
 
 
@@ -21,11 +22,12 @@ class FaissCandidates:
     """A FAISS inner-product index whose ids are document rows.
 
     Args:
-        index: a FAISS factory string ("Flat", "IVF256,SQfp16", "HNSW32", ...) or a FAISS index of metric inner product, empty or
-            already holding the encodings of all documents in order.
+        index: a FAISS factory string ("Flat", "IVF256,SQfp16", "HNSW32", ...) or a FAISS index of metric inner product,
+            empty or already holding the encodings of all documents in order.
         dim: numbers per encoding.
 
-    An IVF index made from a string probes an eighth of its lists; give a ready index, its nprobe set, for another choice.
+    An IVF index made from a string probes a quarter of its lists; give a ready index, its nprobe set, for another
+    choice.
 
     Raises:
         TypeError: neither a string nor a FAISS index.
@@ -43,7 +45,7 @@ class FaissCandidates:
             self.description = index
             ivf = faiss.try_extract_index_ivf(made)
             if ivf is not None:
-                ivf.nprobe = max(1, ivf.nlist // 8)
+                ivf.nprobe = max(1, ivf.nlist // 4)
         elif isinstance(index, faiss.Index):
             made = index
             self.description = type(index).__name__
@@ -55,7 +57,8 @@ class FaissCandidates:
             raise ValueError(f"candidates: expected a FAISS index of {dim} dims (the reducer's), got {made.d}")
         if made.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise ValueError(
-                "candidates: expected a FAISS index of METRIC_INNER_PRODUCT: encodings approximate MaxSim by inner products"
+                "candidates: expected a FAISS index of METRIC_INNER_PRODUCT: "
+                "encodings approximate MaxSim by inner products"
             )
         self._index = made
 
@@ -79,7 +82,7 @@ class FaissCandidates:
             total += len(data)
             return len(data)
 
-        writer = faiss.BufferedIOWriter(faiss.PyCallbackIOWriter(count))
+        writer = faiss.BufferedIOWriter(faiss.PyCallbackIOWriter(count))  # type: ignore[attr-defined]  # not in its stubs
         faiss.write_index(self._index, writer)
         del writer  # flushes
         return total
@@ -100,7 +103,7 @@ class FaissCandidates:
     def search(
         self, encodings: NDArray[np.float32], num_candidates: int, num_threads: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return inner products and rows, (num_queries, num_candidates), best first; -inf and -1 where fewer were found."""
+        """Return inner products and rows, (num_queries, num_candidates), best first; -inf and -1 fill the end."""
         scores = np.empty((len(encodings), num_candidates), np.float32)
         rows = np.empty((len(encodings), num_candidates), np.int64)
 
@@ -132,7 +135,7 @@ class FaissCandidates:
 
 
 def _on_threads(work: Any, items: Iterable[int], num_threads: int) -> None:
-    """Call work(item) for each item, FAISS itself on one thread. OpenMP's number of threads belongs to the calling thread."""
+    """Call work(item) for each item, FAISS on one thread: OpenMP's number of threads is the calling thread's own."""
     items = list(items)
     if num_threads == 1 or len(items) < 2:
         before = faiss.omp_get_max_threads()

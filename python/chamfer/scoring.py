@@ -17,9 +17,10 @@ class Alignment(NamedTuple):
 
     Attributes:
         score: the MaxSim score, equal to that of `maxsim`.
-        similarities: float32, shape (num_query_tokens,): the largest inner product of each query token with the document.
-        document_tokens: int64, shape (num_query_tokens,): the document token that gave it, the first of equals; -1 if the
-            document is empty.
+        similarities: float32, shape (num_query_tokens,): the largest inner product of each query token with the
+            document.
+        document_tokens: int64, shape (num_query_tokens,): the document token that gave it, the first of equals; -1 if
+            the document is empty.
     """
 
     score: float
@@ -36,22 +37,26 @@ def maxsim(
     num_threads: int | None = None,
     isa: str | None = None,
 ) -> NDArray[np.float32]:
-    """Score queries against documents by MaxSim, the sum over query tokens of the largest inner product with a document token.
+    """Score queries against documents by MaxSim: query tokens' largest inner products with the document, summed.
 
-    Inner products are float32, each a chain of fused multiply-adds (off by at most dim · 2⁻²⁴ · Σ|q_i d_i|); their weighted sum
-    is taken in double. A score is the same for any `num_threads`, any batch, and on avx2, avx512 and neon; "scalar" may differ
-    within that bound. An empty document scores -inf, an empty query 0.
+    Inner products are float32, each a chain of fused multiply-adds (off by at most dim · 2⁻²⁴ · Σ|q_i d_i|); their
+    weighted sum is taken in double. A score is the same for any `num_threads`, any batch, and on avx2, avx512 and neon;
+    "scalar" may differ within that bound. An empty document scores -inf, an empty query 0.
 
     Args:
-        queries: a collection of queries (see TokenVectors), or one 2-D array, one query. float16 is computed as float32.
+        queries: a collection of queries (see TokenVectors), or one 2-D array, one query. float16 is computed as
+            float32.
         documents: a collection of documents of the same dim, float32 or float16.
-        candidates: int64, shape (num_queries, m): score only these documents of each query; -1 stands for none. None scores all.
-        query_weights: float32, shape (query tokens of all queries,): factor of each query token's similarity. None means 1.
+        candidates: int64, shape (num_queries, m): score only these documents of each query; -1 stands for none. None
+            scores all.
+        query_weights: float32, shape (query tokens of all queries,): factor of each query token's similarity. None
+            means 1.
         num_threads: threads to use; None means the CPUs of this process.
         isa: instruction set, one of `available_isas()`; None means `best_isa()`.
 
     Returns:
-        float32, shape (num_queries, num_documents), or (num_queries, m) with candidates, -inf where the candidate is -1.
+        float32, shape (num_queries, num_documents), or (num_queries, m) with candidates, -inf where the candidate is
+        -1.
 
     Raises:
         TypeError: an argument has a wrong type or dtype.
@@ -84,8 +89,8 @@ def maxsim_topk(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Find the k documents with the highest MaxSim of each query; ties go to the lower row.
 
-    Memory grows with k, not with the number of documents. Empty documents are never returned; a candidate named twice counts
-    once.
+    Memory grows with k, not with the number of documents. Empty documents are never returned; a candidate named twice
+    counts once.
 
     Args:
         queries: as in `maxsim`.
@@ -97,7 +102,8 @@ def maxsim_topk(
         isa: as in `maxsim`.
 
     Returns:
-        scores, float32, and rows, int64, both of shape (num_queries, k), best first; -inf and -1 where there are fewer than k.
+        scores, float32, and rows, int64, both of shape (num_queries, k), best first; -inf and -1 where there are fewer
+        than k.
 
     Raises:
         TypeError: an argument has a wrong type or dtype.
@@ -184,7 +190,7 @@ def _check_candidates(
     if rows.ndim != 2 or len(rows) != len(queries):
         raise ValueError(f"candidates: expected shape ({len(queries)}, m), a row per query, got {rows.shape}")
     rows = np.ascontiguousarray(rows, np.int64)
-    if rows.size and not (-1 <= rows.min() and rows.max() < len(documents)):
+    if rows.size and (rows.min() < -1 or rows.max() >= len(documents)):
         wrong = rows[(rows < -1) | (rows >= len(documents))][0]
         raise ValueError(f"candidates: expected rows from -1 (none) to {len(documents) - 1}, got {wrong}")
     return rows

@@ -12,25 +12,28 @@ from chamfer import _core
 from chamfer._runtime import resolve_num_threads
 
 FloatArray: TypeAlias = "NDArray[np.float32] | NDArray[np.float16]"
-# What a function takes where it wants a collection: TokenVectors, a list of 2-D arrays, a 3-D or 2-D array, torch or DLPack tensors.
+# What a function takes where it wants a collection: TokenVectors, a list of 2-D arrays, a 3-D or 2-D array, torch or
+# DLPack tensors.
 TokenVectorsLike: TypeAlias = "TokenVectors | ArrayLike | Sequence[Any] | Any"
 
 
 class TokenVectors:
     """A collection of sets of vectors: one flat array of vectors, and where each set begins.
 
-    Item i is `vectors[offsets[i]:offsets[i + 1]]`; it may be empty. The arrays are kept as given when they are C-contiguous,
-    aligned and in native byte order, memory maps included; any other layout is copied once, here. They are not to be changed
+    Item i is `vectors[offsets[i]:offsets[i + 1]]`; it may be empty. The arrays are kept as given when they are
+    C-contiguous, aligned and in native byte order, memory maps included; any other layout is copied once, here. They
+    are not to be changed
     afterwards: the check for NaN would no longer hold.
 
     Args:
-        vectors: float32 or float16, shape (num_tokens, dim); dim is at least 1. NumPy array, memory map, torch tensor or any
-            CPU object with `__dlpack__`.
+        vectors: float32 or float16, shape (num_tokens, dim); dim is at least 1. NumPy array, memory map, torch tensor
+            or any CPU object with `__dlpack__`.
         offsets: integers, shape (n + 1,), first 0, never decreasing, last num_tokens. Kept as int64.
 
     Raises:
         TypeError: vectors are not float32 or float16 (convert with `.astype(np.float32)`), or offsets not integers.
-        ValueError: a wrong rank, offsets that do not fit, or a NaN or infinity in `vectors`, named with its item and row.
+        ValueError: a wrong rank, offsets that do not fit, or a NaN or infinity in `vectors`, named with its item and
+            row.
     """
 
     __slots__ = ("_offsets", "_vectors")
@@ -39,7 +42,8 @@ class TokenVectors:
         array = _float_array(vectors, "vectors")
         if array.ndim != 2:
             raise ValueError(
-                f"vectors: expected shape (num_tokens, dim), got {array.shape}; use TokenVectors.from_list for a list or 3-D array"
+                f"vectors: expected shape (num_tokens, dim), got {array.shape}; "
+                "use TokenVectors.from_list for a list or 3-D array"
             )
         if array.shape[1] == 0:
             raise ValueError(f"vectors: expected at least one dimension per vector, got shape {array.shape}")
@@ -59,8 +63,9 @@ class TokenVectors:
         """Make a collection of n arrays of shape (n_i, dim), or of one array of shape (n, t, dim).
 
         Args:
-            arrays: a sequence of 2-D arrays (NumPy, torch, DLPack; float32 or float16; an item of shape (0, dim) or (0,) is
-                an empty item) or lists of lists of Python floats; or one 3-D array. Mixed dtypes give float32, exactly.
+            arrays: a sequence of 2-D arrays (NumPy, torch, DLPack; float32 or float16; an item of shape (0, dim) or
+                (0,) is an empty item) or lists of lists of Python floats; or one 3-D array. Mixed dtypes give float32,
+                exactly.
 
         Raises:
             TypeError: an item is not float32 or float16.
@@ -178,9 +183,10 @@ class TokenVectors:
         np.cumsum(lengths, out=offsets[1:])
         if len(chosen) and np.array_equal(chosen, np.arange(chosen[0], chosen[0] + len(chosen))):
             begin, end = self._offsets[chosen[0]], self._offsets[chosen[-1] + 1]
-            return TokenVectors._trusted(np.array(self._vectors[begin:end]), offsets)
+            return TokenVectors._trusted(self._vectors[begin:end].copy(), offsets)
         source = np.arange(offsets[-1]) + np.repeat(self._offsets[chosen] - offsets[:-1], lengths)
-        return TokenVectors._trusted(np.asarray(self._vectors[source]), offsets)
+        taken: Any = self._vectors[source]  # NumPy's types lose the dtype here
+        return TokenVectors._trusted(taken, offsets)
 
     def __repr__(self) -> str:
         return f"TokenVectors({len(self)} items, {self.num_tokens} vectors of {self.dim} dims, {self.dtype})"
@@ -239,7 +245,8 @@ def _float_array(value: Any, argument: str) -> FloatArray:
         raise TypeError(f"{argument}: expected an array, a tensor or a list of them, got {type(value).__name__}")
     if array.dtype.newbyteorder("=") not in (np.float32, np.float16):
         raise TypeError(
-            f"{argument}: expected float32 or float16, got {array.dtype}; convert with .astype(np.float32) if the loss is wanted"
+            f"{argument}: expected float32 or float16, got {array.dtype}; "
+            "convert with .astype(np.float32) if the loss is wanted"
         )
     return array
 

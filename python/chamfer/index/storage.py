@@ -1,10 +1,11 @@
 """How an index lies on disk: a folder of files that is replaced in one step.
 
-    PATH/manifest.json          format version, settings, name, size and checksum of every file of the current generation
-    PATH/g-<random>/            one generation: vectors.npy, offsets.npy, ids.json, reducer.npz, candidates.faiss
+    PATH/manifest.json          format version, settings, name, size and checksum of every file of the current
+    generation PATH/g-<random>/            one generation: vectors.npy, offsets.npy, ids.json, reducer.npz,
+    candidates.faiss
 
-A save writes a new generation, syncs it, and then replaces manifest.json; that one rename is the moment of change. A crash
-leaves the old index, and a folder that the next save removes.
+A save writes a new generation, syncs it, and then replaces manifest.json; that one rename is the moment of change. A
+crash leaves the old index, and a folder that the next save removes.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def write(path: Path, settings: Mapping[str, Any], writers: Mapping[str, Callabl
         FileExistsError: the folder holds something that is no index.
     """
     path.mkdir(parents=True, exist_ok=True)
-    if not (path / _MANIFEST).exists() and any(not name.startswith("g-") for name in os.listdir(path)):
+    if not (path / _MANIFEST).exists() and any(not entry.name.startswith("g-") for entry in path.iterdir()):
         raise FileExistsError(f"{path}: holds files that are not an index; choose a new or empty folder")
     generation = path / f"g-{secrets.token_hex(6)}"
     generation.mkdir()
@@ -66,7 +67,8 @@ def write(path: Path, settings: Mapping[str, Any], writers: Mapping[str, Callabl
 def read(path: Path, *, verify: bool, mapped: frozenset[str]) -> tuple[dict[str, Any], Path]:
     """Return the settings and the folder of the current generation, its files checked.
 
-    Sizes are always checked, checksums of all files but `mapped` ones, which are not read here; `verify` checks those too.
+    Sizes are always checked, checksums of all files but `mapped` ones, which are not read here; `verify` checks those
+    too.
 
     Raises:
         FileNotFoundError: there is no index at this path.

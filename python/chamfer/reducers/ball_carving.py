@@ -11,9 +11,9 @@ from chamfer.token_vectors import TokenVectors, TokenVectorsLike, as_token_vecto
 def ball_carving(queries: TokenVectorsLike, threshold: float = 0.7) -> TokenVectors:
     """Replace groups of similar query vectors by their sums: MaxSim of the result approximates MaxSim of the query.
 
-    The first vector left takes all vectors whose inner product with it is at least `threshold`; repeat until none is left.
-    Shorter queries rerank faster in proportion. For unit vectors a threshold of 1 merges equal vectors only and changes
-    no score; 0.7 left recall as it was in the paper, where 32 vectors became 5.9 on average.
+    The first vector left takes all vectors whose inner product with it is at least `threshold`; repeat until none is
+    left. Shorter queries rerank faster in proportion. For unit vectors a threshold of 1 merges equal vectors only and
+    changes no score; 0.7 left recall as it was in the paper, where 32 vectors became 5.9 on average.
 
     Args:
         queries: a collection of queries, float32 or float16, unit vectors as a rule.

@@ -34,24 +34,28 @@ _FINAL_BATCH_BYTES = 16 * 2**20
 class FixedDimensionalEncoder:
     """Turn a set of vectors into one vector, so that the inner product of two approximates their MaxSim.
 
-    The sum over repetitions is not divided: an inner product approximates num_repetitions times MaxSim. Similarities of modern
-    encoders all lie close together, and as published the method finds few of the wanted documents then; `center=True` removes the
-    documents' mean from documents and the queries' mean from queries first, which shifts a query's scores of all documents by
-    (nearly) a constant. On SciFact it took recall of the exact top 10 among 100 candidates from 0.17 to 0.79.
+    The sum over repetitions is not divided: an inner product approximates num_repetitions times MaxSim. Similarities of
+    modern encoders all lie close together, and as published the method finds few of the wanted documents then;
+    `center=True` removes the documents' mean from documents and the queries' mean from queries first, which shifts a
+    query's scores of all documents by (nearly) a constant. On SciFact it took recall of the exact top 10 among 100
+    candidates from 0.17 to 0.79.
 
     Args:
         dim: numbers per vector.
         num_repetitions: independent encodings side by side. More: better recall, longer encodings, slower.
-        num_simhash_projections: k hyperplanes cut space into 2^k partitions, 0 to 30. More: finer, longer by powers of two.
+        num_simhash_projections: k hyperplanes cut space into 2^k partitions, 0 to 30. More: finer, longer by powers of
+            two.
         projection_dimension: numbers per partition, by a random projection; None keeps all dims.
-        final_projection_dimension: if given, project the whole encoding to this many numbers. "google" uses a count sketch
-            (one addition per number), "paper" a dense ±1 matrix (output times encoding multiply-adds and as many bits).
-        fill_empty_partitions: give a document's empty partition the vector whose partition differs in the fewest bits, the first
-            of equals. False leaves zeros: a query token there then scores 0.
+        final_projection_dimension: if given, project the whole encoding to this many numbers. "google" uses a count
+            sketch (one addition per number), "paper" a dense ±1 matrix (output times encoding multiply-adds and as many
+            bits).
+        fill_empty_partitions: give a document's empty partition the vector whose partition differs in the fewest bits,
+            the first of equals. False leaves zeros: a query token there then scores 0.
         layout: "paper", as published: dense ±1/√projection_dimension, partitions in the order of their bit strings;
-            projection_dimension equal to dim means no projection. "google", the numbers of google/graph-mining: a sparse ±1
-            projection of one entry per input dimension, partitions in prefix-XOR order, its random streams.
-        center: subtract means, which `fit` takes from data; see above. False encodes vectors as they are and needs no `fit`.
+            projection_dimension equal to dim means no projection. "google", the numbers of google/graph-mining: a
+            sparse ±1 projection of one entry per input dimension, partitions in prefix-XOR order, its random streams.
+        center: subtract means, which `fit` takes from data; see above. False encodes vectors as they are and needs no
+            `fit`.
         seed: of all random matrices, 0 to 2^32 - 1; the same on every platform.
 
     Raises:
@@ -102,7 +106,7 @@ class FixedDimensionalEncoder:
         self._query_mean: NDArray[np.float32] | None = None
         self._set_matrices(self._draw_matrices())
 
-    # ── shape ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── shape ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @property
     def _projects(self) -> bool:
@@ -119,14 +123,14 @@ class FixedDimensionalEncoder:
     def encoding_dimension(self) -> int:
         """Numbers of an encoding before the final projection."""
         block = self.projection_dimension if self.projection_dimension is not None else self.dim
-        return self.num_repetitions * 2**self.num_simhash_projections * block
+        return self.num_repetitions * (1 << self.num_simhash_projections) * block
 
     @property
     def output_dimension(self) -> int:
-        """Numbers of an encoding: num_repetitions · 2^num_simhash_projections · projection_dimension, or the final dimension."""
+        """Numbers of an encoding: final_projection_dimension, or encoding_dimension where it is None."""
         return self.final_projection_dimension or self.encoding_dimension
 
-    # ── the four verbs ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── the four verbs ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def fit(self, documents: TokenVectorsLike, queries: TokenVectorsLike | None = None) -> FixedDimensionalEncoder:
         """Take the means that `center=True` subtracts.
@@ -153,8 +157,8 @@ class FixedDimensionalEncoder:
         Args:
             documents: a collection of documents of this dim, float32 or float16.
             num_threads: threads to use; None means the CPUs of this process. The numbers do not depend on it.
-            isa: instruction set, one of `available_isas()`; None means `best_isa()`. A vector within rounding of a hyperplane
-                may fall into another partition on another instruction set.
+            isa: instruction set, one of `available_isas()`; None means `best_isa()`. A vector within rounding of a
+                hyperplane may fall into another partition on another instruction set.
 
         Returns:
             float32, shape (num_documents, output_dimension). An empty document is all zeros.
@@ -184,7 +188,7 @@ class FixedDimensionalEncoder:
         """
         return self._encode(queries, "queries", num_threads, isa)
 
-    # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── files ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write parameters, means, matrices, seed and format version to one file, atomically.
@@ -246,7 +250,7 @@ class FixedDimensionalEncoder:
             raise CorruptIndexError(f"{path}: its arrays do not fit together ({error})") from None
         return self
 
-    # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _draw_matrices(self) -> dict[str, NDArray[Any]]:
         simhash, projections = _core.draw_fde_matrices(
@@ -355,8 +359,10 @@ class FixedDimensionalEncoder:
     def __repr__(self) -> str:
         return (
             f"FixedDimensionalEncoder({self.dim}, num_repetitions={self.num_repetitions}, "
-            f"num_simhash_projections={self.num_simhash_projections}, projection_dimension={self.projection_dimension}, "
-            f"final_projection_dimension={self.final_projection_dimension}, fill_empty_partitions={self.fill_empty_partitions}, "
+            f"num_simhash_projections={self.num_simhash_projections}, "
+            f"projection_dimension={self.projection_dimension}, "
+            f"final_projection_dimension={self.final_projection_dimension}, "
+            f"fill_empty_partitions={self.fill_empty_partitions}, "
             f"layout={self.layout!r}, center={self.center}, seed={self.seed})"
         )
 
