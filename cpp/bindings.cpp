@@ -44,8 +44,8 @@ void require_contiguous(const py::array& array, const std::string& name) {
 
 chamfer::Dtype float_dtype(const py::array& array, const std::string& name) {
     if (py::isinstance<py::array_t<float>>(array)) return chamfer::Dtype::float32;
-    if (array.dtype().is(py::dtype("float16")) || (array.dtype().kind() == 'f' && array.itemsize() == 2))
-        return chamfer::Dtype::float16;
+    const py::dtype dtype = array.dtype();
+    if (dtype.kind() == 'f' && dtype.itemsize() == 2 && dtype.byteorder() == '=') return chamfer::Dtype::float16;
     throw py::type_error(name + ": expected float32 or float16, got " + py::str(array.dtype()).cast<std::string>());
 }
 
@@ -274,10 +274,31 @@ Array<float> fde_encode(const chamfer::FdeEncoder& encoder, const py::array& vec
     return encodings;
 }
 
+Array<float> project_signs(const Array<float>& encodings, const Array<uint8_t>& sign_bits, int64_t final_dimension,
+                           int64_t num_threads, const std::string& isa) {
+    const size_t final_size = positive(final_dimension, "final_dimension"),
+                 threads = positive(num_threads, "num_threads");
+    require(encodings.ndim() == 2 && sign_bits.ndim() == 2, "encodings, sign_bits: expected 2-D arrays");
+    require_contiguous(encodings, "encodings");
+    require_contiguous(sign_bits, "sign_bits");
+    require(extent(sign_bits, 0) == extent(encodings, 1) && extent(sign_bits, 1) == (final_size + 7) / 8,
+            "sign_bits: expected shape (" + std::to_string(extent(encodings, 1)) + ", " +
+                std::to_string((final_size + 7) / 8) + "), got " + shape_of(sign_bits));
+    const chamfer::Isa level = chamfer::parse_isa(isa, "isa");
+    auto projected = empty<float>({extent(encodings, 0), final_size});
+    const float* rows = encodings.data();
+    const uint8_t* bits = sign_bits.data();
+    float* out = projected.mutable_data();
+    const size_t num_rows = extent(encodings, 0), width = extent(encodings, 1);
+    const py::gil_scoped_release release;
+    chamfer::project_signs(rows, num_rows, width, bits, final_size, threads, level, out);
+    return projected;
+}
+
 // ── input checks that would need a temporary array in NumPy
 // ───────────────────────────────────────────────────────────────────
 
-int64_t first_nonfinite_row(const py::array& vectors, int64_t num_threads) {
+int64_t first_row_out_of_range(const py::array& vectors, int64_t num_threads) {
     require(vectors.ndim() == 2, "vectors: expected shape (num_tokens, dim), got " + shape_of(vectors));
     require_contiguous(vectors, "vectors");
     const chamfer::Dtype dtype = float_dtype(vectors, "vectors");
@@ -285,7 +306,7 @@ int64_t first_nonfinite_row(const py::array& vectors, int64_t num_threads) {
                  threads = positive(num_threads, "num_threads");
     const void* data = vectors.data();
     const py::gil_scoped_release release;
-    return chamfer::first_nonfinite_row(data, dtype, num_rows, dim, threads);
+    return chamfer::first_row_out_of_range(data, dtype, num_rows, dim, threads);
 }
 
 }  // namespace
@@ -308,7 +329,7 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
         "check_isa",
         [](const std::string& name, const std::string& argument) { chamfer::parse_isa(name, argument.c_str()); },
         "name"_a, "argument"_a);
-    module.def("first_nonfinite_row", &first_nonfinite_row, "vectors"_a.noconvert(), "num_threads"_a);
+    module.def("first_row_out_of_range", &first_row_out_of_range, "vectors"_a.noconvert(), "num_threads"_a);
 
     module.def("maxsim", &maxsim, "query_vectors"_a.noconvert(), "query_offsets"_a.noconvert(), "vectors"_a.noconvert(),
                "offsets"_a.noconvert(), py::kw_only(), "query_weights"_a.noconvert() = py::none(),
@@ -323,6 +344,8 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
     module.def("draw_fde_matrices", &draw_fde_matrices, "layout"_a, "seed"_a, py::kw_only(), "dim"_a,
                "num_repetitions"_a, "num_simhash_projections"_a, "projection_dimension"_a);
     module.def("draw_count_sketch", &draw_count_sketch, "seed"_a, "num_coordinates"_a, "final_dimension"_a);
+    module.def("project_signs", &project_signs, "encodings"_a.noconvert(), "sign_bits"_a.noconvert(),
+               "final_dimension"_a, py::kw_only(), "num_threads"_a, "isa"_a);
     py::class_<chamfer::FdeEncoder>(module, "FdeEncoder")
         .def(py::init(&make_fde_encoder), py::kw_only(), "layout"_a, "simhash"_a.noconvert(),
              "projections"_a.noconvert(), "fill_empty_partitions"_a, "sketch_columns"_a.noconvert() = py::none(),

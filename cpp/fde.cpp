@@ -12,7 +12,7 @@
 namespace chamfer {
 namespace {
 
-// Blocks that wait for one call of the projection: enough rows for full tiles.
+// Rows of one call of a projection: enough for full tiles.
 constexpr size_t kPendingBlocks = 24;
 
 // Bits 32 i .. 32 i + 31 are word i; `count` <= 30 bits from bit `first` on. Reads one word past the last bit's.
@@ -21,11 +21,9 @@ uint32_t extract_bits(const uint32_t* words, size_t first, size_t count) {
     return static_cast<uint32_t>(pair >> (first % 32)) & ((1U << count) - 1);
 }
 
-// Google's index of a partition: bit j of the result is the XOR of bits j and above. (Its code calls this a Gray code.)
-uint32_t prefix_xor(uint32_t bits) {
-    for (uint32_t shift = 1; shift < 32; shift *= 2) bits ^= bits >> shift;
-    return bits;
-}
+// The bit string of the partition that google/graph-mining puts at a position. Its position is the prefix XOR of the
+// bit string (bit j: the XOR of bits j and above), of which this is the inverse.
+size_t bits_at_position(size_t position) { return position ^ (position >> 1); }
 
 // splitmix64's finalizer: seeds of different purposes share no stream.
 uint32_t derived_seed(uint32_t seed, uint32_t purpose, size_t index) {
@@ -81,6 +79,44 @@ void draw_count_sketch(uint32_t seed, size_t num_coordinates, uint32_t final_dim
     }
 }
 
+void project_signs(const float* rows, size_t num_rows, size_t width, const uint8_t* sign_bits, size_t final_dimension,
+                   size_t num_threads, Isa isa, float* out) {
+    // A worker takes a slice of columns and unpacks their signs a stretch of coordinates at a time: 128 KB, which serve
+    // all rows.
+    constexpr size_t kSliceColumns = 64, kStretch = 512;
+    const ProductKernels& kernels = product_kernels(isa);
+    const float scale = 1.0f / std::sqrt(static_cast<float>(final_dimension));
+    const size_t bytes_per_row = (final_dimension + 7) / 8;
+    parallel_for((final_dimension + kSliceColumns - 1) / kSliceColumns, num_threads, [&](size_t, size_t slice) {
+        const size_t first = slice * kSliceColumns, num_columns = std::min(kSliceColumns, final_dimension - first);
+        FloatBuffer signs(kStretch * num_columns), products;
+        OwnedColumns columns;
+        for (size_t begin = 0; begin < width; begin += kStretch) {
+            const size_t length = std::min(kStretch, width - begin);
+            for (size_t i = 0; i < length; ++i) {
+                const uint8_t* bits = sign_bits + (begin + i) * bytes_per_row;
+                for (size_t c = 0; c < num_columns; ++c) {
+                    const bool plus = (bits[(first + c) / 8] >> (7 - (first + c) % 8)) & 1;
+                    signs[i * num_columns + c] = plus ? scale : -scale;
+                }
+            }
+            columns.assign(kernels, signs.data(), num_columns, 1, num_columns, length);
+            const size_t num_lanes = columns.view().num_lanes;
+            products.resize(kPendingBlocks * num_lanes);
+            for (size_t row = 0; row < num_rows; row += kPendingBlocks) {
+                const size_t height = std::min(kPendingBlocks, num_rows - row);
+                kernels.multiply(columns.view(), rows + row * width + begin, height, width, products.data());
+                for (size_t r = 0; r < height; ++r) {
+                    float* sums = out + (row + r) * final_dimension + first;
+                    for (size_t c = 0; c < num_columns; ++c) {
+                        sums[c] = (begin ? sums[c] : 0.0f) + products[r * num_lanes + c];
+                    }
+                }
+            }
+        }
+    });
+}
+
 FdeEncoder::FdeEncoder(const FdeShape& shape, const float* simhash, const float* projections,
                        const int32_t* sketch_columns, const float* sketch_signs, size_t final_dimension, Isa isa)
     : shape_(shape),
@@ -114,12 +150,12 @@ struct FdeEncoder::Worker {
     FloatBuffer vectors;         // the item, centred, (num_vectors, row_stride)
     std::vector<uint32_t> bits;  // (num_vectors, words): the partitions of all repetitions
     size_t words = 0;
-    std::vector<uint32_t> partition_of;   // (num_vectors,)
-    std::vector<uint32_t> starts, order;  // vectors grouped by partition: order[starts[p] .. starts[p + 1]]
-    std::vector<uint64_t> nearest;        // (num_partitions,): bits that differ << 32 | vector
-    FloatBuffer pending, projected;       // blocks to project, and the result
-    std::vector<size_t> pending_partition;
-    std::vector<float> encoding;  // before the final projection
+    std::vector<uint32_t> partition_of;    // (num_vectors,)
+    std::vector<uint32_t> starts, order;   // vectors grouped by partition: order[starts[p] .. starts[p + 1]]
+    std::vector<uint64_t> nearest;         // (num_partitions,): bits that differ << 32 | vector
+    FloatBuffer pending, projected;        // blocks to project, and the result
+    std::vector<size_t> pending_position;  // of each pending block in the encoding
+    std::vector<float> encoding;           // before the final projection
 };
 
 void FdeEncoder::encode_queries(const TokenVectors& items, const float* mean, size_t num_threads, float* out) const {
@@ -233,13 +269,13 @@ void FdeEncoder::encode_repetition(size_t repetition, size_t num_vectors, Side s
     }
 
     worker.pending.resize(kPendingBlocks * row_stride_);
-    worker.pending_partition.clear();
+    worker.pending_position.clear();
     const size_t block_dimension = shape_.block_dimension();
-    for (size_t p = 0; p < num_partitions; ++p) {
+    for (size_t position = 0; position < num_partitions; ++position) {
+        const size_t p = shape_.gray_order ? bits_at_position(position) : position;
         const size_t size = group_end(p) - group_begin(p);
         if (size == 0 && !filling) {
-            std::fill_n(out + (shape_.gray_order ? prefix_xor(static_cast<uint32_t>(p)) : p) * block_dimension,
-                        block_dimension, 0.0f);
+            std::fill_n(out + position * block_dimension, block_dimension, 0.0f);
             continue;
         }
         const uint32_t nearest = size ? 0 : static_cast<uint32_t>(worker.nearest[p]);
@@ -247,16 +283,16 @@ void FdeEncoder::encode_repetition(size_t repetition, size_t num_vectors, Side s
         const size_t num_members = size ? size : 1;
         const float scale = side == Side::document ? 1.0f / static_cast<float>(num_members) : 1.0f;
         kernels_.sum_rows(worker.vectors.data(), row_stride_, members, num_members, row_stride_, scale,
-                          worker.pending.data() + worker.pending_partition.size() * row_stride_);
-        worker.pending_partition.push_back(p);
-        if (worker.pending_partition.size() == kPendingBlocks) flush(repetition, worker, out);
+                          worker.pending.data() + worker.pending_position.size() * row_stride_);
+        worker.pending_position.push_back(position);
+        if (worker.pending_position.size() == kPendingBlocks) flush(repetition, worker, out);
     }
     flush(repetition, worker, out);
 }
 
 // Projects the pending blocks and writes them to their places.
 void FdeEncoder::flush(size_t repetition, Worker& worker, float* out) const {
-    const size_t num_blocks = worker.pending_partition.size();
+    const size_t num_blocks = worker.pending_position.size();
     const float* blocks = worker.pending.data();
     size_t stride = row_stride_;
     if (shape_.projection_dimension) {
@@ -268,11 +304,10 @@ void FdeEncoder::flush(size_t repetition, Worker& worker, float* out) const {
     }
     const size_t block_dimension = shape_.block_dimension();
     for (size_t i = 0; i < num_blocks; ++i) {
-        const size_t p = worker.pending_partition[i];
-        const size_t position = shape_.gray_order ? prefix_xor(static_cast<uint32_t>(p)) : p;
-        std::memcpy(out + position * block_dimension, blocks + i * stride, block_dimension * sizeof(float));
+        std::memcpy(out + worker.pending_position[i] * block_dimension, blocks + i * stride,
+                    block_dimension * sizeof(float));
     }
-    worker.pending_partition.clear();
+    worker.pending_position.clear();
 }
 
 }  // namespace chamfer

@@ -44,6 +44,12 @@ void draw_paper_matrices(const FdeShape& shape, uint32_t seed, float* simhash, f
 // final_dimension.
 void draw_count_sketch(uint32_t seed, size_t num_coordinates, uint32_t final_dimension, int32_t* columns, float* signs);
 
+// The paper's final projection: out[i] = rows[i] · S / √final_dimension, S (width, final_dimension) of ±1. rows:
+// (num_rows, width); sign_bits: (width, ⌈final_dimension / 8⌉), most significant bit first, set for +1; out: (num_rows,
+// final_dimension). Sums run in an order of their own, whatever num_rows and num_threads.
+void project_signs(const float* rows, size_t num_rows, size_t width, const uint8_t* sign_bits, size_t final_dimension,
+                   size_t num_threads, Isa isa, float* out);
+
 class FdeEncoder {
 public:
     // `projections` may be null iff shape.projection_dimension is 0; `sketch_columns` and `sketch_signs`

@@ -8,24 +8,27 @@
 namespace chamfer {
 namespace {
 
-// A number is not finite iff all bits of its exponent are set. Whole stretches are tested by OR, which compilers
-// vectorise; only a stretch that fails is looked at number by number.
+// Exponent fields compare as the magnitudes do, and NaN and infinity have the highest. Whole stretches are tested by
+// OR, which compilers vectorise; only a stretch that fails is looked at row by row.
 template <class Word>
-bool any_nonfinite(const Word* words, size_t n, Word exponent) {
+bool any_out_of_range(const Word* words, size_t n, Word exponent_mask, Word first_refused) {
     bool found = false;
-    for (size_t i = 0; i < n; ++i) found |= (words[i] & exponent) == exponent;
+    for (size_t i = 0; i < n; ++i) found |= (words[i] & exponent_mask) >= first_refused;
     return found;
 }
 
 }  // namespace
 
-int64_t first_nonfinite_row(const void* vectors, Dtype dtype, size_t num_rows, size_t dim, size_t num_threads) {
+int64_t first_row_out_of_range(const void* vectors, Dtype dtype, size_t num_rows, size_t dim, size_t num_threads) {
     constexpr size_t kRowsAtATime = 4096;
+    constexpr uint32_t kFloatExponent = 0x7f800000, kTwoToThe50 = (127 + 50) << 23;
+    constexpr uint16_t kHalfExponent = 0x7c00;
     std::atomic<int64_t> first{-1};
     const auto row_is_bad = [&](size_t row, size_t rows) {
-        return dtype == Dtype::float32
-                   ? any_nonfinite<uint32_t>(static_cast<const uint32_t*>(vectors) + row * dim, rows * dim, 0x7f800000)
-                   : any_nonfinite<uint16_t>(static_cast<const uint16_t*>(vectors) + row * dim, rows * dim, 0x7c00);
+        return dtype == Dtype::float32 ? any_out_of_range(static_cast<const uint32_t*>(vectors) + row * dim, rows * dim,
+                                                          kFloatExponent, kTwoToThe50)
+                                       : any_out_of_range(static_cast<const uint16_t*>(vectors) + row * dim, rows * dim,
+                                                          kHalfExponent, kHalfExponent);
     };
     parallel_for((num_rows + kRowsAtATime - 1) / kRowsAtATime, num_threads, [&](size_t, size_t stretch) {
         const size_t begin = stretch * kRowsAtATime, rows = std::min(kRowsAtATime, num_rows - begin);

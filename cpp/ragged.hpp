@@ -39,8 +39,9 @@ struct CacheAligned {
     friend bool operator==(const CacheAligned&, const CacheAligned&) { return true; }
 };
 
-// The first row that holds a NaN or an infinity, or -1. vectors: (num_rows, dim).
-int64_t first_nonfinite_row(const void* vectors, Dtype dtype, size_t num_rows, size_t dim, size_t num_threads);
+// The first row that holds a NaN, an infinity or a number of magnitude 2^50 or more, or -1. vectors: (num_rows, dim).
+// Below that no inner product overflows, so no score is NaN and -inf means an empty document.
+int64_t first_row_out_of_range(const void* vectors, Dtype dtype, size_t num_rows, size_t dim, size_t num_threads);
 
 using FloatBuffer = std::vector<float, CacheAligned<float>>;
 

@@ -41,7 +41,8 @@ def maxsim(
 
     Inner products are float32, each a chain of fused multiply-adds (off by at most dim · 2⁻²⁴ · Σ|q_i d_i|); their
     weighted sum is taken in double. A score is the same for any `num_threads`, any batch, and on avx2, avx512 and neon;
-    "scalar" may differ within that bound. An empty document scores -inf, an empty query 0.
+    "scalar" may differ within that bound. An empty document scores -inf; an empty query
+    scores 0 against any other.
 
     Args:
         queries: a collection of queries (see TokenVectors), or one 2-D array, one query. float16 is computed as
@@ -171,7 +172,8 @@ def _check_weights(query_weights: ArrayLike | None, queries: TokenVectors) -> ND
         raise ValueError(
             f"query_weights: expected shape ({queries.num_tokens},), one per token of all queries, got {weights.shape}"
         )
-    weights = np.ascontiguousarray(weights, np.float32)
+    with np.errstate(over="ignore"):  # becomes an infinity, which is refused
+        weights = np.ascontiguousarray(weights, np.float32)
     if not np.isfinite(weights).all():
         raise ValueError(f"query_weights: expected finite numbers, got {weights[~np.isfinite(weights)][0]}")
     return weights
@@ -189,8 +191,7 @@ def _check_candidates(
         raise TypeError(f"candidates: expected integers (document rows, -1 for none), got {rows.dtype}")
     if rows.ndim != 2 or len(rows) != len(queries):
         raise ValueError(f"candidates: expected shape ({len(queries)}, m), a row per query, got {rows.shape}")
-    rows = np.ascontiguousarray(rows, np.int64)
     if rows.size and (rows.min() < -1 or rows.max() >= len(documents)):
         wrong = rows[(rows < -1) | (rows >= len(documents))][0]
         raise ValueError(f"candidates: expected rows from -1 (none) to {len(documents) - 1}, got {wrong}")
-    return rows
+    return np.ascontiguousarray(rows, np.int64)

@@ -11,6 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from chamfer import _core
 from chamfer._runtime import resolve_num_threads
 
+# Inner products of numbers below it stay finite in float32 at any dim: no score is NaN, and -inf means an empty
+# document.
+_MAGNITUDE_LIMIT = 2.0**50
+
 FloatArray: TypeAlias = "NDArray[np.float32] | NDArray[np.float16]"
 # What a function takes where it wants a collection: TokenVectors, a list of 2-D arrays, a 3-D or 2-D array, torch or
 # DLPack tensors.
@@ -32,8 +36,8 @@ class TokenVectors:
 
     Raises:
         TypeError: vectors are not float32 or float16 (convert with `.astype(np.float32)`), or offsets not integers.
-        ValueError: a wrong rank, offsets that do not fit, or a NaN or infinity in `vectors`, named with its item and
-            row.
+        ValueError: a wrong rank, offsets that do not fit, or a NaN, an infinity or a number of 2^50 and more in
+            `vectors`, named with its item and row.
     """
 
     __slots__ = ("_offsets", "_vectors")
@@ -49,12 +53,14 @@ class TokenVectors:
             raise ValueError(f"vectors: expected at least one dimension per vector, got shape {array.shape}")
         self._vectors: FloatArray = _contiguous(array)
         self._offsets = _check_offsets(offsets, len(array))
-        row = _core.first_nonfinite_row(self._vectors, resolve_num_threads(None))
+        row = _core.first_row_out_of_range(self._vectors, resolve_num_threads(None))
         if row >= 0:
             item = int(np.searchsorted(self._offsets, row, side="right")) - 1
-            dim = int(np.flatnonzero(~np.isfinite(self._vectors[row]))[0])
+            values = self._vectors[row].astype(np.float32)
+            dim = int(np.flatnonzero(~(np.abs(values) < _MAGNITUDE_LIMIT))[0])
             raise ValueError(
-                f"vectors: expected finite numbers, got {self._vectors[row, dim]} in row {row} "
+                f"vectors: expected {'numbers below 2^50' if np.isfinite(values[dim]) else 'finite numbers'}, "
+                f"got {values[dim]} in row {row} "
                 f"(item {item}, token {row - int(self._offsets[item])}), dimension {dim}"
             )
 
@@ -171,8 +177,10 @@ class TokenVectors:
             IndexError: a row is out of range, or a mask has another length.
         """
         chosen = np.asarray(rows)
-        if chosen.size == 0:
-            chosen = chosen.astype(np.int64)
+        if chosen.size == 0 and chosen.dtype != bool:
+            chosen = chosen.astype(np.int64)  # NumPy's dtype of an empty list is float64
+        if chosen.dtype == bool and chosen.shape != (len(self),):
+            raise IndexError(f"rows: expected a mask of shape ({len(self)},), got {chosen.shape}")
         if chosen.ndim != 1 or chosen.dtype.kind not in "iub":
             raise TypeError(
                 f"rows: expected a list of integers or a boolean mask, got {chosen.dtype} of shape {chosen.shape}"
@@ -222,6 +230,10 @@ def as_one_item(value: TokenVectorsLike, argument: str) -> FloatArray:
 
 def _float_array(value: Any, argument: str) -> FloatArray:
     """Return `value` as a float32 or float16 ndarray of any rank and layout, shared where possible."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{argument}: expected no masked array; its mask would be ignored, use .filled() or .compressed()"
+        )
     if isinstance(value, np.ndarray):
         array = value
     elif isinstance(value, TokenVectors):
@@ -240,7 +252,8 @@ def _float_array(value: Any, argument: str) -> FloatArray:
         except ValueError:
             raise ValueError(f"{argument}: expected rows of equal length, got a ragged list") from None
         if not hasattr(value, "__array__") and array.dtype.kind in "fiu":
-            array = array.astype(np.float32)  # Python's numbers have no dtype to respect
+            with np.errstate(over="ignore"):  # becomes an infinity, which is refused by its row
+                array = array.astype(np.float32)  # Python's numbers have no dtype to respect
     else:
         raise TypeError(f"{argument}: expected an array, a tensor or a list of them, got {type(value).__name__}")
     if array.dtype.newbyteorder("=") not in (np.float32, np.float16):

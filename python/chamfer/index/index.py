@@ -291,6 +291,9 @@ class Index:
     def get(self, id: int | str) -> FloatArray:  # noqa: A002  # the word of the interface
         """Return the token vectors of a document, shape (num_tokens, dim), in the stored precision.
 
+        Args:
+            id: as given to `build`.
+
         Raises:
             KeyError: no document has this id.
         """

@@ -8,12 +8,14 @@ from numpy.typing import NDArray
 from chamfer.token_vectors import TokenVectors, TokenVectorsLike, as_token_vectors
 
 
-def ball_carving(queries: TokenVectorsLike, threshold: float = 0.7) -> TokenVectors:
+def ball_carving(queries: TokenVectorsLike, threshold: float = 0.95) -> TokenVectors:
     """Replace groups of similar query vectors by their sums: MaxSim of the result approximates MaxSim of the query.
 
     The first vector left takes all vectors whose inner product with it is at least `threshold`; repeat until none is
-    left. Shorter queries rerank faster in proportion. For unit vectors a threshold of 1 merges equal vectors only and
-    changes no score; 0.7 left recall as it was in the paper, where 32 vectors became 5.9 on average.
+    left. Shorter queries rerank faster in proportion. The paper found 0.7 free of loss with ColBERTv2 (5.9 of 32
+    vectors left); modern encoders, whose vectors all lie close together, need more. answerai-colbert-small on
+    Cranfield, of 32 vectors and of the exact top 10: 0.98 leaves 19.4 and keeps 0.97; 0.95, 15.1 and 0.94; 0.9, 12.3
+    and 0.90; 0.7, 1.6 and 0.26.
 
     Args:
         queries: a collection of queries, float32 or float16, unit vectors as a rule.

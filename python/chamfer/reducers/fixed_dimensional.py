@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,30 +78,17 @@ class FixedDimensionalEncoder:
         center: bool = True,
         seed: int = 42,
     ) -> None:
-        self.dim = check_positive_int(dim, "dim")
-        self.num_repetitions = check_positive_int(num_repetitions, "num_repetitions")
-        self.num_simhash_projections = _check_range(num_simhash_projections, "num_simhash_projections", 30)
-        self.projection_dimension = (
-            None if projection_dimension is None else check_positive_int(projection_dimension, "projection_dimension")
+        self._set_parameters(
+            dim,
+            num_repetitions=num_repetitions,
+            num_simhash_projections=num_simhash_projections,
+            projection_dimension=projection_dimension,
+            final_projection_dimension=final_projection_dimension,
+            fill_empty_partitions=fill_empty_partitions,
+            layout=layout,
+            center=center,
+            seed=seed,
         )
-        self.final_projection_dimension = (
-            None
-            if final_projection_dimension is None
-            else check_positive_int(final_projection_dimension, "final_projection_dimension")
-        )
-        self.fill_empty_partitions = bool(fill_empty_partitions)
-        if layout not in ("paper", "google"):
-            raise ValueError(f"layout: expected 'paper' or 'google', got {layout!r}")
-        self.layout: Literal["paper", "google"] = layout
-        self.center = bool(center)
-        self.seed = _check_range(seed, "seed", 2**32 - 1)
-        if self.encoding_dimension > _MAX_ENCODING_DIMENSION:
-            raise ValueError(
-                "num_repetitions * 2^num_simhash_projections * projection_dimension: "
-                f"expected at most {_MAX_ENCODING_DIMENSION} numbers, got {self.encoding_dimension}"
-            )
-        if (self.final_projection_dimension or 1) > _MAX_ENCODING_DIMENSION - 1:
-            raise ValueError(f"final_projection_dimension: expected below {_MAX_ENCODING_DIMENSION}")
         self._document_mean: NDArray[np.float32] | None = None
         self._query_mean: NDArray[np.float32] | None = None
         self._set_matrices(self._draw_matrices())
@@ -145,8 +132,9 @@ class FixedDimensionalEncoder:
         Raises:
             TypeError, ValueError: not token vectors of this dim, or no vector to take a mean of.
         """
-        self._document_mean = self._mean(documents, "documents")
-        self._query_mean = self._document_mean if queries is None else self._mean(queries, "queries")
+        document_mean = self._mean(documents, "documents")
+        query_mean = document_mean if queries is None else self._mean(queries, "queries")
+        self._document_mean, self._query_mean = document_mean, query_mean
         return self
 
     def encode_documents(
@@ -196,24 +184,15 @@ class FixedDimensionalEncoder:
         Args:
             path: the file, an .npz of any name; replaced if it exists.
         """
-        header = {
-            "format": _FORMAT,
-            "version": _FORMAT_VERSION,
-            "parameters": {
-                "dim": self.dim,
-                "num_repetitions": self.num_repetitions,
-                "num_simhash_projections": self.num_simhash_projections,
-                "projection_dimension": self.projection_dimension,
-                "final_projection_dimension": self.final_projection_dimension,
-                "fill_empty_partitions": self.fill_empty_partitions,
-                "layout": self.layout,
-                "center": self.center,
-                "seed": self.seed,
-            },
-        }
         arrays: dict[str, NDArray[Any]] = dict(self._matrices)
         if self._document_mean is not None and self._query_mean is not None:
             arrays |= {"document_mean": self._document_mean, "query_mean": self._query_mean}
+        header = {
+            "format": _FORMAT,
+            "version": _FORMAT_VERSION,
+            "parameters": self._parameters,
+            "checksum": _checksum(self._parameters, arrays),
+        }
         with replace_file(Path(path)) as file:
             np.savez(file, allow_pickle=False, header=np.array(json.dumps(header)), **arrays)
 
@@ -221,36 +200,114 @@ class FixedDimensionalEncoder:
     def load(cls, path: str | os.PathLike[str]) -> FixedDimensionalEncoder:
         """Read an encoder that `save` wrote; it gives the same numbers, from the stored matrices.
 
+        Args:
+            path: the file given to `save`.
+
         Raises:
             FileNotFoundError: there is no such file.
-            CorruptIndexError: the file is damaged (each array carries a CRC-32) or not an encoder.
+            CorruptIndexError: the file is damaged (parameters and arrays carry a checksum) or not an encoder.
             ValueError: a newer chamfer wrote it.
         """
+        with Path(path).open("rb") as stream:
+            try:
+                header, arrays = _read_npz(stream)
+                version = int(header["version"])
+            except Exception as error:  # zipfile and NumPy raise a dozen kinds for damaged bytes
+                raise CorruptIndexError(f"{path}: damaged, or not a saved FixedDimensionalEncoder ({error})") from None
+        if version != _FORMAT_VERSION:
+            raise ValueError(f"{path}: format version {version}, this chamfer reads {_FORMAT_VERSION}; upgrade chamfer")
+        self = cls.__new__(cls)
         try:
-            with np.load(path, allow_pickle=False) as file:
-                header = json.loads(str(file["header"]))
-                arrays = {name: np.ascontiguousarray(file[name]) for name in file.files if name != "header"}
-            if header["format"] != _FORMAT:
-                raise KeyError(header["format"])
-        except FileNotFoundError:
-            raise
-        except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-            raise CorruptIndexError(f"{path}: damaged, or not a saved FixedDimensionalEncoder ({error})") from None
-        if header["version"] != _FORMAT_VERSION:
-            raise ValueError(
-                f"{path}: format version {header['version']}, this chamfer reads {_FORMAT_VERSION}; upgrade chamfer"
-            )
-        try:
-            self = cls.__new__(cls)
-            self.__dict__.update(header["parameters"])
+            if _checksum(header["parameters"], arrays) != header["checksum"]:
+                raise ValueError("checksum differs")
+            self._set_parameters(**header["parameters"])
             self._document_mean = arrays.pop("document_mean", None)
             self._query_mean = arrays.pop("query_mean", None)
+            held = {name: (array.dtype.type, array.shape) for name, array in arrays.items()}
+            if held != self._expected_arrays():
+                raise ValueError(f"expected arrays {self._expected_arrays()}, got {held}")
+            means = [mean for mean in (self._document_mean, self._query_mean) if mean is not None]
+            if len(means) == 1 or any(mean.shape != (self.dim,) or mean.dtype != np.float32 for mean in means):
+                raise ValueError("its means do not fit")
             self._set_matrices(arrays)
         except (ValueError, KeyError, TypeError) as error:
-            raise CorruptIndexError(f"{path}: its arrays do not fit together ({error})") from None
+            raise CorruptIndexError(f"{path}: its contents do not fit together ({error})") from None
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_encoders"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._set_matrices(self._matrices)
+
     # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _set_parameters(
+        self,
+        dim: int,
+        *,
+        num_repetitions: int,
+        num_simhash_projections: int,
+        projection_dimension: int | None,
+        final_projection_dimension: int | None,
+        fill_empty_partitions: bool,
+        layout: Literal["paper", "google"],
+        center: bool,
+        seed: int,
+    ) -> None:
+        self.dim = check_positive_int(dim, "dim")
+        self.num_repetitions = check_positive_int(num_repetitions, "num_repetitions")
+        self.num_simhash_projections = _check_range(num_simhash_projections, "num_simhash_projections", 30)
+        self.projection_dimension = (
+            None if projection_dimension is None else check_positive_int(projection_dimension, "projection_dimension")
+        )
+        self.final_projection_dimension = (
+            None
+            if final_projection_dimension is None
+            else check_positive_int(final_projection_dimension, "final_projection_dimension")
+        )
+        self.fill_empty_partitions = bool(fill_empty_partitions)
+        if layout not in ("paper", "google"):
+            raise ValueError(f"layout: expected 'paper' or 'google', got {layout!r}")
+        self.layout: Literal["paper", "google"] = layout
+        self.center = bool(center)
+        self.seed = _check_range(seed, "seed", 2**32 - 1)
+        if self.encoding_dimension > _MAX_ENCODING_DIMENSION:
+            raise ValueError(
+                "num_repetitions * 2^num_simhash_projections * projection_dimension: "
+                f"expected at most {_MAX_ENCODING_DIMENSION} numbers, got {self.encoding_dimension}"
+            )
+        if (self.final_projection_dimension or 1) > _MAX_ENCODING_DIMENSION - 1:
+            raise ValueError(f"final_projection_dimension: expected below {_MAX_ENCODING_DIMENSION}")
+
+    @property
+    def _parameters(self) -> dict[str, Any]:
+        return {
+            "dim": self.dim,
+            "num_repetitions": self.num_repetitions,
+            "num_simhash_projections": self.num_simhash_projections,
+            "projection_dimension": self.projection_dimension,
+            "final_projection_dimension": self.final_projection_dimension,
+            "fill_empty_partitions": self.fill_empty_partitions,
+            "layout": self.layout,
+            "center": self.center,
+            "seed": self.seed,
+        }
+
+    def _expected_arrays(self) -> dict[str, tuple[type, tuple[int, ...]]]:
+        """Return dtype and shape of every array that a saved encoder of these parameters holds."""
+        projections = (self.num_repetitions, cast(int, self.projection_dimension) if self._projects else 0, self.dim)
+        expected: dict[str, tuple[type, tuple[int, ...]]] = {
+            "simhash": (np.float32, (self.num_repetitions, self.num_simhash_projections, self.dim)),
+            "projections": (np.float32, projections),
+        }
+        if self.final_projection_dimension is not None and self.layout == "google":
+            expected["sketch_columns"] = (np.int32, (self.encoding_dimension,))
+            expected["sketch_signs"] = (np.float32, (self.encoding_dimension,))
+        elif self.final_projection_dimension is not None:
+            expected["final_bits"] = (np.uint8, (self.encoding_dimension, -(-self.final_projection_dimension // 8)))
+        return expected
 
     def _draw_matrices(self) -> dict[str, NDArray[Any]]:
         simhash, projections = _core.draw_fde_matrices(
@@ -286,7 +343,7 @@ class FixedDimensionalEncoder:
     def _set_matrices(self, matrices: dict[str, NDArray[Any]]) -> None:
         self._matrices = matrices
         self._encoders: dict[str, _core.FdeEncoder] = {}
-        self._core_encoder(resolve_isa(None))
+        self._core_encoder(resolve_isa(None))  # now, so that threads find it made
 
     def _core_encoder(self, isa: str) -> _core.FdeEncoder:
         """Return the compiled encoder of one instruction set, its matrices packed once."""
@@ -339,22 +396,20 @@ class FixedDimensionalEncoder:
 
         if "final_bits" not in self._matrices:
             return encode(collection)
-        projected = np.zeros((len(collection), self.output_dimension), np.float32)
+        projected = np.empty((len(collection), self.output_dimension), np.float32)
         batch = max(1, _FINAL_BATCH_BYTES // (4 * self.encoding_dimension))
         for begin in range(0, len(collection), batch):
             end = min(begin + batch, len(collection))
             first, last = collection.offsets[begin], collection.offsets[end]
             items = TokenVectors._trusted(collection.vectors[first:last], collection.offsets[begin : end + 1] - first)
-            self._project_finally(encode(items), projected[begin:end])
+            projected[begin:end] = _core.project_signs(
+                encode(items),
+                self._matrices["final_bits"],
+                self.output_dimension,
+                num_threads=threads,
+                isa=resolve_isa(isa),
+            )
         return projected
-
-    def _project_finally(self, encodings: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-        """Multiply by the dense ±1/√final matrix of the paper, a stretch of its rows at a time."""
-        bits, final = self._matrices["final_bits"], self.output_dimension
-        for begin in range(0, len(bits), _FINAL_ROWS):
-            signs = np.unpackbits(bits[begin : begin + _FINAL_ROWS], axis=1, count=final).astype(np.float32) * 2 - 1
-            out += encodings[:, begin : begin + _FINAL_ROWS] @ signs
-        out /= np.sqrt(np.float32(final))
 
     def __repr__(self) -> str:
         return (
@@ -365,6 +420,23 @@ class FixedDimensionalEncoder:
             f"fill_empty_partitions={self.fill_empty_partitions}, "
             f"layout={self.layout!r}, center={self.center}, seed={self.seed})"
         )
+
+
+def _checksum(parameters: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> str:
+    digest = hashlib.blake2b(json.dumps(parameters, sort_keys=True).encode(), digest_size=16)
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}".encode())
+        digest.update(arrays[name].tobytes())
+    return digest.hexdigest()
+
+
+def _read_npz(stream: IO[bytes]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    with np.load(stream, allow_pickle=False) as file:
+        header = json.loads(str(file["header"]))
+        arrays = {name: np.ascontiguousarray(file[name]) for name in file.files if name != "header"}
+    if header["format"] != _FORMAT:
+        raise ValueError(f"its format is {header['format']!r}")
+    return header, arrays
 
 
 def _check_range(value: int, argument: str, highest: int) -> int:

@@ -1,0 +1,47 @@
+"""Command line of the benchmarks. NumPy is imported after the environment that its BLAS reads is prepared."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import bench
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure chamfer beside NumPy and its peers.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    kernels = commands.add_parser("kernels", help="MaxSim and FDE kernels, memory, import time")
+    kernels.add_argument("--peers", action="store_true", help="also the peers that are installed, see bench/peers.py")
+    kernels.add_argument("--rounds", type=int, help="times that every contestant is measured (default 15, quick 2)")
+    search = commands.add_parser(
+        "search",
+        help="recall and speed of whole searches",
+        description=bench.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    search.add_argument("data", type=Path, metavar="DATA", help="folder of a collection, laid out as above")
+    search.add_argument("--num-queries", type=int, help="only the first so many queries")
+    search.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="of the stored documents")
+    for command in (kernels, search):
+        command.add_argument("--quick", action="store_true", help="tiny: to try the code, the numbers mean nothing")
+        command.add_argument("--output", type=Path, help="JSON file (default in bench/results; quick: none)")
+        command.add_argument(
+            "--keep-blas-settings",
+            action="store_true",
+            help=f"leave {' and '.join(bench.BLAS_SETTINGS)} as they are; they are removed, for a fair NumPy",
+        )
+    arguments = vars(parser.parse_args())
+    bench.prepare_environment(keep_blas_settings=arguments.pop("keep_blas_settings"))
+    if arguments.pop("command") == "kernels":
+        from bench.kernels import run as run_kernels
+
+        run_kernels(**arguments)
+    else:
+        from bench.search import run as run_search
+
+        run_search(**arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Fixtures. Imports nothing but what every machine has, since each wheel runs test_minimal.py with it."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+# The products of the oracle are small: on a shared machine several BLAS threads wait ten times longer than they work.
+# Set before NumPy is loaded.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import pytest
+
+import chamfer
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+ISAS = ("scalar", "avx2", "avx512", "neon")
+
+if importlib.util.find_spec("hypothesis"):
+    from hypothesis import settings
+
+    # The same examples on each run: a red test is a change of the code.
+    settings.register_profile("chamfer", deadline=None, derandomize=True, database=None, max_examples=50)
+    settings.load_profile("chamfer")
+
+
+@pytest.fixture(params=chamfer.available_isas())
+def isa(request):
+    """Each instruction set of this machine; test_runtime.py skips the others by name, once."""
+    return request.param
+
+
+@pytest.fixture
+def fused_isas():
+    """The instruction sets that promise equal bits, scalar not being one."""
+    isas = [name for name in chamfer.available_isas() if name != "scalar"]
+    if len(isas) < 2:
+        pytest.skip(f"needs two instruction sets besides scalar; this machine has {', '.join(isas) or 'none'}")
+    return isas
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder of data shared by all who work on chamfer: CHAMFER_SHARED, or beside the repository."""
+    folder = Path(os.environ.get("CHAMFER_SHARED") or REPOSITORY.parent / "shared")
+    if not folder.is_dir():
+        pytest.skip(f"no shared folder at {folder}; set CHAMFER_SHARED")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_file(shared):
+    """Return a function: name of a shared file -> its path; a missing one is skipped by name."""
+
+    def find(name):
+        if not (shared / name).exists():
+            pytest.skip(f"the shared folder {shared} has no {name}")
+        return shared / name
+
+    return find

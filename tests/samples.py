@@ -1,0 +1,40 @@
+"""Token vectors for the tests: seeded, small, made where they are used."""
+
+import numpy as np
+
+from chamfer import TokenVectors
+
+
+def unit_vectors(rng, num_tokens, dim):
+    """Random directions, float32."""
+    x = rng.standard_normal((num_tokens, dim)).astype(np.float32)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def positive_vectors(rng, num_tokens, dim):
+    """Unit vectors without negative numbers: products do not cancel, so that a relative error means something."""
+    return np.abs(unit_vectors(rng, num_tokens, dim))
+
+
+def integer_vectors(rng, num_tokens, dim):
+    """Numbers -3 to 3: float32 and float16 arithmetic on them is exact, in any order, and scores tie often."""
+    return rng.integers(-3, 4, (num_tokens, dim)).astype(np.float32)
+
+
+def ragged(make, rng, lengths, dim, dtype=np.float32):
+    """A collection with items of these lengths, its vectors from one of the functions above."""
+    vectors = make(rng, int(np.sum(lengths)), dim).astype(dtype)
+    return TokenVectors(vectors, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
+
+
+class Dlpack:
+    """An object that offers DLPack and nothing else."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __dlpack__(self, **keywords):
+        return self.array.__dlpack__(**keywords)
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
