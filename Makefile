@@ -20,7 +20,7 @@ bench: $(VENV)/.test  ## kernels beside their peers; for search: $(BIN)/python -
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror cpp/*.cpp cpp/*.hpp cpp/*.inl cpp/tests/*.cpp
+	$(BIN)/clang-format --dry-run --Werror cpp/*.cpp cpp/*.hpp cpp/*.inl cpp/tests/*.cpp cpp/tests/*.hpp
 	$(BIN)/codespell
 	$(BIN)/mypy
 
@@ -29,21 +29,22 @@ wheel: $(VENV)/.lint  ## dist/*.whl, checked: nothing bundled, and it imports an
 	$(BIN)/python -m build
 	$(BIN)/python tools/check_wheel.py dist/*.whl
 
-$(VENV)/bin/pip:
+$(VENV)/.pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	    { echo "chamfer needs Python 3.10 or newer; name one: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
+	@touch $@
 
 # Editable: Python changes are seen at once, C++ changes build again through SOURCES.
-$(VENV)/.demo: $(VENV)/bin/pip $(SOURCES)
+$(VENV)/.demo: $(VENV)/.pip $(SOURCES)
 	@echo "building chamfer (about a minute the first time) ..."
 	$(BIN)/pip install --quiet --editable ".[demo]"
 	@touch $@
 
-$(VENV)/.test: $(VENV)/bin/pip $(SOURCES)
+$(VENV)/.test: $(VENV)/.pip $(SOURCES)
 	@echo "building chamfer with its test tools (about a minute the first time) ..."
-	$(BIN)/pip install --quiet --editable . --group test -C cmake.define.CHAMFER_WERROR=ON
+	$(BIN)/pip install --quiet --editable ".[demo]" --group test -C cmake.define.CHAMFER_WERROR=ON
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.lint: $(VENV)/.test

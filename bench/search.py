@@ -158,7 +158,7 @@ def measure_index(
     del encodings, scores
 
     begin = time.perf_counter()
-    index = ch.Index.build(data.documents, data.document_ids, reducer=encoder, queries=data.sample_queries)
+    index = ch.Index.build(data.documents, data.document_ids, reducer=encoder)
     build_seconds = time.perf_counter() - begin
     single: dict[int, list[float]] = {n: [] for n in NUM_CANDIDATES}
     stages: dict[int, list[dict[str, float]]] = {n: [] for n in NUM_CANDIDATES}

@@ -7,14 +7,15 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <cmath>
+#include <memory>
 #include <optional>
+#include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "fde.hpp"
 #include "isa.hpp"
 #include "maxsim.hpp"
-#include "parallel.hpp"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -24,8 +25,11 @@ namespace {
 template <class T>
 using Array = py::array_t<T, py::array::c_style>;
 
+[[noreturn]] void fail(const std::string& message) { throw std::invalid_argument(message); }
+
+// For a check that is made once a call: `message` is made whether it is needed or not.
 void require(bool condition, const std::string& message) {
-    if (!condition) throw std::invalid_argument(message);
+    if (!condition) fail(message);
 }
 
 std::string shape_of(const py::array& array) {
@@ -59,8 +63,9 @@ chamfer::TokenVectors token_vectors(const py::array& vectors, const Array<int64_
     const int64_t* values = offsets.data();
     const size_t size = extent(offsets, 0) - 1;
     require(values[0] == 0, name + ": offsets must start at 0, got " + std::to_string(values[0]));
-    for (size_t i = 0; i < size; ++i)
-        require(values[i] <= values[i + 1], name + ": offsets must not decrease, at " + std::to_string(i + 1));
+    for (size_t i = 0; i < size; ++i) {
+        if (values[i] > values[i + 1]) fail(name + ": offsets must not decrease, at " + std::to_string(i + 1));
+    }
     require(values[size] == vectors.shape(0), name + ": offsets must end at " + std::to_string(vectors.shape(0)) +
                                                   ", got " + std::to_string(values[size]));
     return {vectors.data(), dtype, values, size, extent(vectors, 1)};
@@ -76,8 +81,7 @@ Array<T> empty(std::initializer_list<size_t> shape) {
     return Array<T>(std::vector<py::ssize_t>(shape.begin(), shape.end()));
 }
 
-// ── MaxSim
-// ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── MaxSim ──────────────────────────────────────────────────────────────────────────────────────────────
 
 chamfer::MaxSimInput maxsim_input(const py::array& query_vectors, const Array<int64_t>& query_offsets,
                                   const py::array& vectors, const Array<int64_t>& offsets,
@@ -95,7 +99,7 @@ chamfer::MaxSimInput maxsim_input(const py::array& query_vectors, const Array<in
         require(weights->ndim() == 1 && extent(*weights, 0) == input.queries.num_tokens(),
                 "query_weights: expected shape (" + std::to_string(input.queries.num_tokens()) + ",), got " +
                     shape_of(*weights));
-        input.weights = weights->data();
+        input.query_weights = weights->data();
     }
     return input;
 }
@@ -105,10 +109,12 @@ size_t check_candidates(const Array<int64_t>& candidates, const chamfer::MaxSimI
     require(candidates.ndim() == 2 && extent(candidates, 0) == input.queries.size,
             "candidates: expected shape (" + std::to_string(input.queries.size) + ", m), got " + shape_of(candidates));
     const int64_t* rows = candidates.data();
+    const auto num_documents = static_cast<int64_t>(input.documents.size);
     for (py::ssize_t i = 0; i < candidates.size(); ++i) {
-        require(rows[i] >= -1 && rows[i] < static_cast<int64_t>(input.documents.size),
-                "candidates: rows must be -1 (none) or below " + std::to_string(input.documents.size) + ", got " +
-                    std::to_string(rows[i]));
+        if (rows[i] < -1 || rows[i] >= num_documents) {
+            fail("candidates: rows must be -1 (none) or below " + std::to_string(num_documents) + ", got " +
+                 std::to_string(rows[i]));
+        }
     }
     return extent(candidates, 1);
 }
@@ -162,15 +168,15 @@ py::tuple maxsim_alignment(const py::array& query, const py::array& document, co
     auto tokens = empty<int64_t>({input.queries.num_tokens()});
     float* out_similarities = similarities.mutable_data();
     int64_t* out_tokens = tokens.mutable_data();
+    float score = 0.0f;
     {
         const py::gil_scoped_release release;
-        chamfer::maxsim_alignment(input, out_similarities, out_tokens);
+        score = chamfer::maxsim_alignment(input, out_similarities, out_tokens);
     }
-    return py::make_tuple(similarities, tokens);
+    return py::make_tuple(score, similarities, tokens);
 }
 
-// ── fixed-dimensional encodings
-// ───────────────────────────────────────────────────────────────────────────────────────────────
+// ── fixed-dimensional encodings ─────────────────────────────────────────────────────────────────────────
 
 chamfer::FdeShape fde_shape(int64_t dim, int64_t num_repetitions, int64_t num_simhash_projections,
                             int64_t projection_dimension, bool fill, const std::string& layout) {
@@ -212,20 +218,37 @@ py::tuple draw_fde_matrices(const std::string& layout, uint32_t seed, int64_t di
     return py::make_tuple(simhash, projections);
 }
 
-py::tuple draw_count_sketch(uint32_t seed, int64_t num_coordinates, int64_t final_dimension) {
-    require(final_dimension >= 1 && final_dimension < (int64_t{1} << 31), "final_dimension: expected 1 to 2^31 - 1");
+py::tuple draw_count_sketch(uint32_t seed, int64_t num_coordinates, int64_t final_projection_dimension) {
+    require(final_projection_dimension >= 1 && final_projection_dimension < (int64_t{1} << 31),
+            "final_projection_dimension: expected 1 to 2^31 - 1");
     auto columns = empty<int32_t>({positive(num_coordinates, "num_coordinates")});
     auto signs = empty<float>({extent(columns, 0)});
-    chamfer::draw_count_sketch(seed, extent(columns, 0), static_cast<uint32_t>(final_dimension), columns.mutable_data(),
-                               signs.mutable_data());
+    int32_t* out_columns = columns.mutable_data();
+    float* out_signs = signs.mutable_data();
+    const size_t size = extent(columns, 0);
+    {
+        const py::gil_scoped_release release;
+        chamfer::draw_count_sketch(seed, size, static_cast<uint32_t>(final_projection_dimension), out_columns,
+                                   out_signs);
+    }
     return py::make_tuple(columns, signs);
+}
+
+Array<uint8_t> draw_final_bits(uint32_t seed, int64_t num_coordinates, int64_t final_projection_dimension) {
+    const size_t final_size = positive(final_projection_dimension, "final_projection_dimension");
+    auto bits = empty<uint8_t>({positive(num_coordinates, "num_coordinates"), (final_size + 7) / 8});
+    uint8_t* out = bits.mutable_data();
+    const size_t size = extent(bits, 0);
+    const py::gil_scoped_release release;
+    chamfer::draw_final_bits(seed, size, final_size, out);
+    return bits;
 }
 
 std::unique_ptr<chamfer::FdeEncoder> make_fde_encoder(const std::string& layout, const Array<float>& simhash,
                                                       const Array<float>& projections, bool fill_empty_partitions,
                                                       const std::optional<Array<int32_t>>& sketch_columns,
                                                       const std::optional<Array<float>>& sketch_signs,
-                                                      int64_t final_dimension, const std::string& isa) {
+                                                      int64_t final_projection_dimension, const std::string& isa) {
     require(simhash.ndim() == 3 && projections.ndim() == 3, "simhash, projections: expected 3-D arrays");
     require_contiguous(simhash, "simhash");
     require_contiguous(projections, "projections");
@@ -234,8 +257,8 @@ std::unique_ptr<chamfer::FdeEncoder> make_fde_encoder(const std::string& layout,
     require(extent(projections, 0) == shape.num_repetitions && extent(projections, 2) == shape.dim,
             "projections: expected shape (" + std::to_string(shape.num_repetitions) + ", p, " +
                 std::to_string(shape.dim) + "), got " + shape_of(projections));
-    require(final_dimension >= 0, "final_dimension: expected 0 (none) or more");
-    if (final_dimension) {
+    require(final_projection_dimension >= 0, "final_projection_dimension: expected 0 (none) or more");
+    if (final_projection_dimension) {
         require(sketch_columns && sketch_signs && extent(*sketch_columns, 0) == shape.encoding_dimension() &&
                     extent(*sketch_signs, 0) == shape.encoding_dimension() && sketch_columns->ndim() == 1 &&
                     sketch_signs->ndim() == 1,
@@ -244,14 +267,15 @@ std::unique_ptr<chamfer::FdeEncoder> make_fde_encoder(const std::string& layout,
         require_contiguous(*sketch_signs, "sketch_signs");
         for (size_t i = 0; i < shape.encoding_dimension(); ++i) {
             const int32_t column = sketch_columns->data()[i];
-            require(column >= 0 && column < final_dimension,
-                    "sketch_columns: expected 0 to final_dimension - 1, got " + std::to_string(column));
+            if (column < 0 || column >= final_projection_dimension) {
+                fail("sketch_columns: expected 0 to final_projection_dimension - 1, got " + std::to_string(column));
+            }
         }
     }
-    return std::make_unique<chamfer::FdeEncoder>(shape, simhash.data(), projections.data(),
-                                                 final_dimension ? sketch_columns->data() : nullptr,
-                                                 final_dimension ? sketch_signs->data() : nullptr,
-                                                 static_cast<size_t>(final_dimension), chamfer::parse_isa(isa, "isa"));
+    return std::make_unique<chamfer::FdeEncoder>(
+        shape, simhash.data(), projections.data(), final_projection_dimension ? sketch_columns->data() : nullptr,
+        final_projection_dimension ? sketch_signs->data() : nullptr, static_cast<size_t>(final_projection_dimension),
+        chamfer::parse_isa(isa, "isa"));
 }
 
 Array<float> fde_encode(const chamfer::FdeEncoder& encoder, const py::array& vectors, const Array<int64_t>& offsets,
@@ -274,20 +298,21 @@ Array<float> fde_encode(const chamfer::FdeEncoder& encoder, const py::array& vec
     return encodings;
 }
 
-Array<float> project_signs(const Array<float>& encodings, const Array<uint8_t>& sign_bits, int64_t final_dimension,
-                           int64_t num_threads, const std::string& isa) {
-    const size_t final_size = positive(final_dimension, "final_dimension"),
+Array<float> project_signs(const Array<float>& encodings, const Array<uint8_t>& final_bits,
+                           int64_t final_projection_dimension, int64_t num_threads, const std::string& isa) {
+    const size_t final_size = positive(final_projection_dimension, "final_projection_dimension"),
                  threads = positive(num_threads, "num_threads");
-    require(encodings.ndim() == 2 && sign_bits.ndim() == 2, "encodings, sign_bits: expected 2-D arrays");
+    require(encodings.ndim() == 2 && final_bits.ndim() == 2, "encodings, final_bits: expected 2-D arrays");
+    require(extent(encodings, 1) >= 1, "encodings: expected at least one column");
     require_contiguous(encodings, "encodings");
-    require_contiguous(sign_bits, "sign_bits");
-    require(extent(sign_bits, 0) == extent(encodings, 1) && extent(sign_bits, 1) == (final_size + 7) / 8,
-            "sign_bits: expected shape (" + std::to_string(extent(encodings, 1)) + ", " +
-                std::to_string((final_size + 7) / 8) + "), got " + shape_of(sign_bits));
+    require_contiguous(final_bits, "final_bits");
+    require(extent(final_bits, 0) == extent(encodings, 1) && extent(final_bits, 1) == (final_size + 7) / 8,
+            "final_bits: expected shape (" + std::to_string(extent(encodings, 1)) + ", " +
+                std::to_string((final_size + 7) / 8) + "), got " + shape_of(final_bits));
     const chamfer::Isa level = chamfer::parse_isa(isa, "isa");
     auto projected = empty<float>({extent(encodings, 0), final_size});
     const float* rows = encodings.data();
-    const uint8_t* bits = sign_bits.data();
+    const uint8_t* bits = final_bits.data();
     float* out = projected.mutable_data();
     const size_t num_rows = extent(encodings, 0), width = extent(encodings, 1);
     const py::gil_scoped_release release;
@@ -295,8 +320,7 @@ Array<float> project_signs(const Array<float>& encodings, const Array<uint8_t>& 
     return projected;
 }
 
-// ── input checks that would need a temporary array in NumPy
-// ───────────────────────────────────────────────────────────────────
+// ── input checks that would need a temporary array in NumPy ─────────────────────────────────────────────
 
 int64_t first_row_out_of_range(const py::array& vectors, int64_t num_threads) {
     require(vectors.ndim() == 2, "vectors: expected shape (num_tokens, dim), got " + shape_of(vectors));
@@ -343,13 +367,14 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
 
     module.def("draw_fde_matrices", &draw_fde_matrices, "layout"_a, "seed"_a, py::kw_only(), "dim"_a,
                "num_repetitions"_a, "num_simhash_projections"_a, "projection_dimension"_a);
-    module.def("draw_count_sketch", &draw_count_sketch, "seed"_a, "num_coordinates"_a, "final_dimension"_a);
+    module.def("draw_count_sketch", &draw_count_sketch, "seed"_a, "num_coordinates"_a, "final_projection_dimension"_a);
+    module.def("draw_final_bits", &draw_final_bits, "seed"_a, "num_coordinates"_a, "final_projection_dimension"_a);
     module.def("project_signs", &project_signs, "encodings"_a.noconvert(), "sign_bits"_a.noconvert(),
-               "final_dimension"_a, py::kw_only(), "num_threads"_a, "isa"_a);
+               "final_projection_dimension"_a, py::kw_only(), "num_threads"_a, "isa"_a);
     py::class_<chamfer::FdeEncoder>(module, "FdeEncoder")
         .def(py::init(&make_fde_encoder), py::kw_only(), "layout"_a, "simhash"_a.noconvert(),
              "projections"_a.noconvert(), "fill_empty_partitions"_a, "sketch_columns"_a.noconvert() = py::none(),
-             "sketch_signs"_a.noconvert() = py::none(), "final_dimension"_a = 0, "isa"_a)
+             "sketch_signs"_a.noconvert() = py::none(), "final_projection_dimension"_a = 0, "isa"_a)
         .def_property_readonly("output_dimension", &chamfer::FdeEncoder::output_dimension)
         .def("encode", &fde_encode, "vectors"_a.noconvert(), "offsets"_a.noconvert(), py::kw_only(),
              "mean"_a.noconvert() = py::none(), "documents"_a, "num_threads"_a);

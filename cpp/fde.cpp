@@ -70,57 +70,73 @@ void draw_paper_matrices(const FdeShape& shape, uint32_t seed, float* simhash, f
     }
 }
 
-void draw_count_sketch(uint32_t seed, size_t num_coordinates, uint32_t final_dimension, int32_t* columns,
+void draw_count_sketch(uint32_t seed, size_t num_coordinates, uint32_t final_projection_dimension, int32_t* columns,
                        float* signs) {
     std::mt19937 words(seed);
     for (size_t i = 0; i < num_coordinates; ++i) {
-        columns[i] = static_cast<int32_t>(draw_below(words, final_dimension));
+        columns[i] = static_cast<int32_t>(draw_below(words, final_projection_dimension));
         signs[i] = draw_coin(words) ? 1.0f : -1.0f;
     }
 }
 
-void project_signs(const float* rows, size_t num_rows, size_t width, const uint8_t* sign_bits, size_t final_dimension,
-                   size_t num_threads, Isa isa, float* out) {
+void draw_final_bits(uint32_t seed, size_t num_coordinates, size_t final_projection_dimension, uint8_t* final_bits) {
+    std::mt19937 words(derived_seed(seed, 2, 0));
+    const size_t bytes_per_row = (final_projection_dimension + 7) / 8;
+    for (size_t i = 0; i < num_coordinates; ++i) {
+        for (size_t byte = 0; byte < bytes_per_row; ++byte) {
+            // A word's top byte is eight fair coins; bits past the last column are zero.
+            const size_t columns = std::min<size_t>(8, final_projection_dimension - byte * 8);
+            final_bits[i * bytes_per_row + byte] =
+                static_cast<uint8_t>((draw_word(words) >> 24) & (0xff00U >> columns));
+        }
+    }
+}
+
+void project_signs(const float* rows, size_t num_rows, size_t width, const uint8_t* final_bits,
+                   size_t final_projection_dimension, size_t num_threads, Isa isa, float* out) {
     // A worker takes a slice of columns and unpacks their signs a stretch of coordinates at a time: 128 KB, which serve
     // all rows.
     constexpr size_t kSliceColumns = 64, kStretch = 512;
     const ProductKernels& kernels = product_kernels(isa);
-    const float scale = 1.0f / std::sqrt(static_cast<float>(final_dimension));
-    const size_t bytes_per_row = (final_dimension + 7) / 8;
-    parallel_for((final_dimension + kSliceColumns - 1) / kSliceColumns, num_threads, [&](size_t, size_t slice) {
-        const size_t first = slice * kSliceColumns, num_columns = std::min(kSliceColumns, final_dimension - first);
-        FloatBuffer signs(kStretch * num_columns), products;
-        OwnedColumns columns;
-        for (size_t begin = 0; begin < width; begin += kStretch) {
-            const size_t length = std::min(kStretch, width - begin);
-            for (size_t i = 0; i < length; ++i) {
-                const uint8_t* bits = sign_bits + (begin + i) * bytes_per_row;
-                for (size_t c = 0; c < num_columns; ++c) {
-                    const bool plus = (bits[(first + c) / 8] >> (7 - (first + c) % 8)) & 1;
-                    signs[i * num_columns + c] = plus ? scale : -scale;
-                }
-            }
-            columns.assign(kernels, signs.data(), num_columns, 1, num_columns, length);
-            const size_t num_lanes = columns.view().num_lanes;
-            products.resize(kPendingBlocks * num_lanes);
-            for (size_t row = 0; row < num_rows; row += kPendingBlocks) {
-                const size_t height = std::min(kPendingBlocks, num_rows - row);
-                kernels.multiply(columns.view(), rows + row * width + begin, height, width, products.data());
-                for (size_t r = 0; r < height; ++r) {
-                    float* sums = out + (row + r) * final_dimension + first;
+    const float scale = 1.0f / std::sqrt(static_cast<float>(final_projection_dimension));
+    const size_t bytes_per_row = (final_projection_dimension + 7) / 8;
+    parallel_for(
+        (final_projection_dimension + kSliceColumns - 1) / kSliceColumns, num_threads, [&](size_t, size_t slice) {
+            const size_t first = slice * kSliceColumns,
+                         num_columns = std::min(kSliceColumns, final_projection_dimension - first);
+            FloatBuffer signs(kStretch * num_columns), products;
+            OwnedColumns columns;
+            for (size_t begin = 0; begin < width; begin += kStretch) {
+                const size_t length = std::min(kStretch, width - begin);
+                for (size_t i = 0; i < length; ++i) {
+                    const uint8_t* bits = final_bits + (begin + i) * bytes_per_row;
                     for (size_t c = 0; c < num_columns; ++c) {
-                        sums[c] = (begin ? sums[c] : 0.0f) + products[r * num_lanes + c];
+                        const bool plus = (bits[(first + c) / 8] >> (7 - (first + c) % 8)) & 1;
+                        signs[i * num_columns + c] = plus ? scale : -scale;
+                    }
+                }
+                columns.assign(kernels, signs.data(), num_columns, 1, num_columns, length);
+                const size_t num_lanes = columns.view().num_lanes;
+                products.resize(kPendingBlocks * num_lanes);
+                for (size_t row = 0; row < num_rows; row += kPendingBlocks) {
+                    const size_t height = std::min(kPendingBlocks, num_rows - row);
+                    kernels.multiply(columns.view(), rows + row * width + begin, height, width, products.data());
+                    for (size_t r = 0; r < height; ++r) {
+                        float* sums = out + (row + r) * final_projection_dimension + first;
+                        for (size_t c = 0; c < num_columns; ++c) {
+                            sums[c] = (begin ? sums[c] : 0.0f) + products[r * num_lanes + c];
+                        }
                     }
                 }
             }
-        }
-    });
+        });
 }
 
 FdeEncoder::FdeEncoder(const FdeShape& shape, const float* simhash, const float* projections,
-                       const int32_t* sketch_columns, const float* sketch_signs, size_t final_dimension, Isa isa)
+                       const int32_t* sketch_columns, const float* sketch_signs, size_t final_projection_dimension,
+                       Isa isa)
     : shape_(shape),
-      final_dimension_(final_dimension),
+      final_projection_dimension_(final_projection_dimension),
       kernels_(product_kernels(isa)),
       row_stride_((shape.dim + 15) / 16 * 16),
       projections_(shape.projection_dimension ? shape.num_repetitions : 0) {
@@ -139,7 +155,7 @@ FdeEncoder::FdeEncoder(const FdeShape& shape, const float* simhash, const float*
         projections_[r].assign(kernels_, projections + r * shape.projection_dimension * shape.dim,
                                shape.projection_dimension, shape.dim, 1, shape.dim);
     }
-    if (final_dimension) {
+    if (final_projection_dimension) {
         sketch_columns_.assign(sketch_columns, sketch_columns + shape.encoding_dimension());
         sketch_signs_.assign(sketch_signs, sketch_signs + shape.encoding_dimension());
     }
@@ -196,7 +212,7 @@ void FdeEncoder::encode_item(const TokenVectors& items, size_t item, const float
                            worker.words);
 
     float* encoding = out;
-    if (final_dimension_) {
+    if (final_projection_dimension_) {
         worker.encoding.resize(shape_.encoding_dimension());
         encoding = worker.encoding.data();
     }
@@ -204,8 +220,8 @@ void FdeEncoder::encode_item(const TokenVectors& items, size_t item, const float
         encode_repetition(r, num_vectors, side, worker,
                           encoding + r * shape_.num_partitions() * shape_.block_dimension());
     }
-    if (final_dimension_) {
-        std::fill(out, out + final_dimension_, 0.0f);
+    if (final_projection_dimension_) {
+        std::fill(out, out + final_projection_dimension_, 0.0f);
         for (size_t i = 0; i < shape_.encoding_dimension(); ++i)
             out[sketch_columns_[i]] += sketch_signs_[i] * encoding[i];
     }
@@ -238,22 +254,20 @@ void FdeEncoder::encode_repetition(size_t repetition, size_t num_vectors, Side s
     for (size_t t = 0; t < num_vectors; ++t) {
         const uint32_t partition = extract_bits(worker.bits.data() + t * worker.words, repetition * k, k);
         worker.partition_of[t] = partition;
-        ++worker.starts[partition + 1];
+        ++worker.starts[partition];
     }
-    for (size_t p = 0; p < num_partitions; ++p) worker.starts[p + 1] += worker.starts[p];
-    for (size_t t = num_vectors; t-- > 0;)
-        worker.order[--worker.starts[worker.partition_of[t] + 1]] = static_cast<uint32_t>(t);
-    // The backward pass has moved every end to its group's start: starts[p + 1] is now the start of group p.
-    const auto group_begin = [&](size_t p) { return worker.starts[p + 1]; };
-    const auto group_end = [&](size_t p) {
-        return p + 1 < num_partitions ? worker.starts[p + 2] : static_cast<uint32_t>(num_vectors);
-    };
+    // Counts become ends; the backward pass moves each to its group's start.
+    for (size_t p = 1; p <= num_partitions; ++p) worker.starts[p] += worker.starts[p - 1];
+    for (size_t t = num_vectors; t-- > 0;) {
+        worker.order[--worker.starts[worker.partition_of[t]]] = static_cast<uint32_t>(t);
+    }
+    const std::vector<uint32_t>& starts = worker.starts;
 
     const bool filling = side == Side::document && shape_.fill_empty_partitions && k > 0;
     if (filling) {
         worker.nearest.assign(num_partitions, ~uint64_t{0} >> 1);
         for (size_t p = 0; p < num_partitions; ++p) {
-            if (group_begin(p) < group_end(p)) worker.nearest[p] = worker.order[group_begin(p)];
+            if (starts[p] < starts[p + 1]) worker.nearest[p] = worker.order[starts[p]];
         }
         // Shortest paths along one axis of the cube after the other give, for every corner, the least (bits that
         // differ, vector) of all occupied corners: Hamming distance is the sum of its axes. O(k 2^k), whatever the
@@ -273,13 +287,13 @@ void FdeEncoder::encode_repetition(size_t repetition, size_t num_vectors, Side s
     const size_t block_dimension = shape_.block_dimension();
     for (size_t position = 0; position < num_partitions; ++position) {
         const size_t p = shape_.gray_order ? bits_at_position(position) : position;
-        const size_t size = group_end(p) - group_begin(p);
+        const size_t size = starts[p + 1] - starts[p];
         if (size == 0 && !filling) {
             std::fill_n(out + position * block_dimension, block_dimension, 0.0f);
             continue;
         }
         const uint32_t nearest = size ? 0 : static_cast<uint32_t>(worker.nearest[p]);
-        const uint32_t* members = size ? worker.order.data() + group_begin(p) : &nearest;
+        const uint32_t* members = size ? worker.order.data() + starts[p] : &nearest;
         const size_t num_members = size ? size : 1;
         const float scale = side == Side::document ? 1.0f / static_cast<float>(num_members) : 1.0f;
         kernels_.sum_rows(worker.vectors.data(), row_stride_, members, num_members, row_stride_, scale,

@@ -1,5 +1,4 @@
-// Fixed-dimensional encodings: a set of vectors becomes one vector, such that <FDE(Q), FDE(D)> approximates MaxSim(Q,
-// D).
+// Fixed-dimensional encodings: a set of vectors becomes one vector, and <FDE(Q), FDE(D)> approximates MaxSim(Q, D).
 //
 // MUVERA, arXiv 2405.19504, §2. Per repetition, num_simhash_projections hyperplanes cut space into 2^k partitions; a
 // query's block of a partition is the sum of its vectors there, a document's the mean; each block is projected to
@@ -41,28 +40,34 @@ void draw_google_matrices(const FdeShape& shape, uint32_t seed, float* simhash, 
 void draw_paper_matrices(const FdeShape& shape, uint32_t seed, float* simhash, float* projections);
 
 // google/graph-mining's final count sketch: coordinate i adds signs[i] times itself to output columns[i] <
-// final_dimension.
-void draw_count_sketch(uint32_t seed, size_t num_coordinates, uint32_t final_dimension, int32_t* columns, float* signs);
+// final_projection_dimension.
+void draw_count_sketch(uint32_t seed, size_t num_coordinates, uint32_t final_projection_dimension, int32_t* columns,
+                       float* signs);
 
-// The paper's final projection: out[i] = rows[i] · S / √final_dimension, S (width, final_dimension) of ±1. rows:
-// (num_rows, width); sign_bits: (width, ⌈final_dimension / 8⌉), most significant bit first, set for +1; out: (num_rows,
-// final_dimension). Sums run in an order of their own, whatever num_rows and num_threads.
-void project_signs(const float* rows, size_t num_rows, size_t width, const uint8_t* sign_bits, size_t final_dimension,
-                   size_t num_threads, Isa isa, float* out);
+// The paper's final projection, a dense matrix S of ±1 (num_coordinates, final_projection_dimension), kept as bits: bits
+// (num_coordinates, ⌈final_projection_dimension / 8⌉), most significant first, set for +1.
+void draw_final_bits(uint32_t seed, size_t num_coordinates, size_t final_projection_dimension, uint8_t* final_bits);
+
+// out[i] = rows[i] · S / √final_projection_dimension. rows: (num_rows, width), width >= 1 the coordinates of final_bits; out:
+// (num_rows, final_projection_dimension). Sums run in an order of their own, whatever num_rows and num_threads.
+void project_signs(const float* rows, size_t num_rows, size_t width, const uint8_t* final_bits,
+                   size_t final_projection_dimension, size_t num_threads, Isa isa, float* out);
 
 class FdeEncoder {
 public:
     // `projections` may be null iff shape.projection_dimension is 0; `sketch_columns` and `sketch_signs`
-    // (encoding_dimension entries) iff final_dimension is 0. The matrices are copied.
+    // (encoding_dimension entries) iff final_projection_dimension is 0. The matrices are copied.
     FdeEncoder(const FdeShape& shape, const float* simhash, const float* projections, const int32_t* sketch_columns,
-               const float* sketch_signs, size_t final_dimension, Isa isa);
+               const float* sketch_signs, size_t final_projection_dimension, Isa isa);
 
     const FdeShape& shape() const { return shape_; }
-    size_t output_dimension() const { return final_dimension_ ? final_dimension_ : shape_.encoding_dimension(); }
+    size_t output_dimension() const {
+        return final_projection_dimension_ ? final_projection_dimension_ : shape_.encoding_dimension();
+    }
 
-    // out: (items.size, output_dimension). `mean`, if not null, is subtracted from every vector first. An empty item
-    // gives zeros. Memory per thread beyond `out`: the longest item as float32 and, with a final projection, one
-    // encoding.
+    // out: (items.size, output_dimension). `mean`, if not null, is subtracted from every vector first. An empty item gives
+    // zeros. Memory per thread beyond `out`: the longest item as float32 and its bits, 12 bytes per partition of one
+    // repetition and, with a final projection, one encoding.
     void encode_queries(const TokenVectors& items, const float* mean, size_t num_threads, float* out) const;
     void encode_documents(const TokenVectors& items, const float* mean, size_t num_threads, float* out) const;
 
@@ -77,7 +82,7 @@ private:
     void flush(size_t repetition, Worker& worker, float* out) const;
 
     FdeShape shape_;
-    size_t final_dimension_;
+    size_t final_projection_dimension_;
     const ProductKernels& kernels_;
     size_t row_stride_;  // floats; a multiple of 16, so that sum_rows needs no tail
     OwnedColumns simhash_;

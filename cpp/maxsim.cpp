@@ -5,6 +5,8 @@
 #include <limits>
 #include <memory>
 #include <mutex>
+#include <utility>
+#include <vector>
 
 #include "parallel.hpp"
 #include "product.hpp"
@@ -19,6 +21,7 @@ constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 // length is not a multiple of the lanes leaves none idle but the last. Half of a 256 KB L2 for the packed columns; the
 // rest is the document's.
 constexpr size_t kBatchBytes = 128 * 1024;
+constexpr size_t kBatchQueries = 1024;  // however short: their scores of a chunk of documents wait in memory
 
 // Rows that a pass takes before it moves to the next query columns: they stay in L2, or in L1 if they had to be
 // converted, until the last columns have seen them.
@@ -31,6 +34,12 @@ constexpr size_t kRowsAhead = 24;
 // Documents in one item of work.
 constexpr size_t kChunkDocuments = 128;
 
+// Weights may lift a sum past float32: the largest number stands for it, since infinities mean an empty document.
+float to_score(double sum) {
+    constexpr double kLargest = std::numeric_limits<float>::max();
+    return static_cast<float>(std::clamp(sum, -kLargest, kLargest));
+}
+
 struct QueryBatch {
     size_t begin, end;  // queries
 };
@@ -39,7 +48,7 @@ std::vector<QueryBatch> batch_queries(const TokenVectors& queries) {
     const size_t max_tokens = std::max<size_t>(1, kBatchBytes / sizeof(float) / std::max<size_t>(1, queries.dim));
     std::vector<QueryBatch> batches;
     for (size_t q = 0, tokens = 0; q < queries.size; ++q) {
-        if (batches.empty() || tokens + queries.length(q) > max_tokens) {
+        if (batches.empty() || tokens + queries.length(q) > max_tokens || q - batches.back().begin == kBatchQueries) {
             batches.push_back({q, q});
             tokens = 0;
         }
@@ -56,6 +65,7 @@ public:
         const bool converts = input.documents.dtype == Dtype::float16;
         const size_t row_bytes = std::max<size_t>(1, input.documents.dim) * sizeof(float);
         section_rows_ = std::max<size_t>(kRowsAhead, (converts ? kConvertedBytes : kSectionBytes) / row_bytes);
+        rows_ahead_ = converts ? section_rows_ : kRowsAhead;
         if (converts) converted_.resize(section_rows_ * input.documents.dim);
     }
 
@@ -69,42 +79,52 @@ public:
         maxima_.resize(columns_.view().num_lanes);
     }
 
-    // scores[i * stride] of query batch.begin + i.
-    void score(size_t document, float* scores, size_t stride) {
+    // scores[i * stride] of query batch.begin + i. `next` is the document that will be scored next, if known; else any.
+    void score(size_t document, size_t next, float* scores, size_t stride) {
         const size_t num_queries = batch_.end - batch_.begin;
         if (input_.documents.length(document) == 0) {
             for (size_t i = 0; i < num_queries; ++i) scores[i * stride] = kMinusInfinity;
             return;
         }
-        fold(document);
+        const int64_t* offsets = input_.documents.offsets;
+        fold_tokens(static_cast<size_t>(offsets[document]), static_cast<size_t>(offsets[document + 1]),
+                    static_cast<size_t>(offsets[next]));
         const size_t first = tokens(batch_).first;
         for (size_t i = 0; i < num_queries; ++i) {
             double sum = 0.0;
             const auto [begin, end] = tokens({batch_.begin + i, batch_.begin + i + 1});
             for (size_t token = begin; token < end; ++token) {
                 const double similarity = maxima_[token - first];
-                sum += input_.weights ? similarity * static_cast<double>(input_.weights[token]) : similarity;
+                sum +=
+                    input_.query_weights ? similarity * static_cast<double>(input_.query_weights[token]) : similarity;
             }
-            scores[i * stride] = static_cast<float>(sum);
+            scores[i * stride] = to_score(sum);
         }
     }
 
-    // The maxima of a document's tokens [begin, end), per query token of the batch.
-    const float* fold_tokens(size_t begin, size_t end) {
+    // The maxima of the documents' tokens [begin, end), per query token of the batch. Tokens from row `next` on are
+    // fetched from memory at the end, as the tokens ahead are all along.
+    const float* fold_tokens(size_t begin, size_t end, size_t next) {
         const TokenVectors& documents = input_.documents;
+        const bool converts = documents.dtype == Dtype::float16;
+        const size_t row_bytes = documents.dim * (converts ? 2 : 4);
+        const auto address = [&](size_t row) {
+            return reinterpret_cast<uintptr_t>(documents.vectors) + row * row_bytes;
+        };
         std::fill(maxima_.begin(), maxima_.end(), kMinusInfinity);
         for (size_t row = begin; row < end;) {
-            const size_t num_rows = std::min(section_rows_, end - row);
-            const float* rows;
-            Ahead ahead;
-            if (documents.dtype == Dtype::float16) {
-                const uint16_t* half = documents.float16_rows(row);
-                kernels_.half_to_float(half, num_rows * documents.dim, converted_.data());
-                rows = converted_.data();
-                ahead = {reinterpret_cast<const char*>(half + section_rows_ * documents.dim), documents.dim * 2, 2};
+            const size_t left = end - row;
+            const bool in_one_run = left > rows_ahead_ || next == end;
+            // The last rows of a document that is followed by a distant one are a section of their own: theirs are the
+            // fetches of the next.
+            const size_t limit = !converts && next != end && left > rows_ahead_ ? left - rows_ahead_ : left;
+            const size_t num_rows = std::min(section_rows_, limit);
+            const Ahead ahead{address(in_one_run ? row + rows_ahead_ : next), row_bytes, row_bytes / documents.dim};
+            const float* rows = converted_.data();
+            if (converts) {
+                kernels_.half_to_float(documents.float16_rows(row), num_rows * documents.dim, converted_.data());
             } else {
                 rows = documents.float32_rows(row);
-                ahead = {reinterpret_cast<const char*>(rows + kRowsAhead * documents.dim), documents.dim * 4, 4};
             }
             kernels_.fold_max(columns_.view(), rows, num_rows, documents.dim, ahead, maxima_.data());
             row += num_rows;
@@ -113,11 +133,6 @@ public:
     }
 
 private:
-    void fold(size_t document) {
-        fold_tokens(static_cast<size_t>(input_.documents.offsets[document]),
-                    static_cast<size_t>(input_.documents.offsets[document + 1]));
-    }
-
     std::pair<size_t, size_t> tokens(QueryBatch batch) const {
         return {static_cast<size_t>(input_.queries.offsets[batch.begin]),
                 static_cast<size_t>(input_.queries.offsets[batch.end])};
@@ -125,7 +140,7 @@ private:
 
     const MaxSimInput& input_;
     const ProductKernels& kernels_;
-    size_t section_rows_;
+    size_t section_rows_, rows_ahead_;
     bool loaded_ = false;
     QueryBatch batch_{};
     OwnedColumns columns_;
@@ -148,11 +163,10 @@ void for_each_chunk(const MaxSimInput& input, F&& f) {
     });
 }
 
-void check(const MaxSimInput& input) {
+void check([[maybe_unused]] const MaxSimInput& input) {
     assert(input.queries.dtype == Dtype::float32);
     assert(input.queries.dim == input.documents.dim || input.queries.size == 0 || input.documents.size == 0);
     assert(input.num_threads >= 1);
-    static_cast<void>(input);
 }
 
 }  // namespace
@@ -162,7 +176,7 @@ void maxsim(const MaxSimInput& input, float* scores) {
     const size_t num_documents = input.documents.size;
     for_each_chunk(input, [&](Scorer& scorer, QueryBatch batch, size_t begin, size_t end) {
         for (size_t document = begin; document < end; ++document) {
-            scorer.score(document, scores + batch.begin * num_documents + document, num_documents);
+            scorer.score(document, document + 1, scores + batch.begin * num_documents + document, num_documents);
         }
     });
 }
@@ -177,14 +191,19 @@ void maxsim_candidates(const MaxSimInput& input, const int64_t* candidates, size
         Scorer& scorer = *scorers[worker];
         const size_t query = item / num_chunks, begin = item % num_chunks * kChunkDocuments;
         scorer.load({query, query + 1});
-        for (size_t i = begin; i < std::min(begin + kChunkDocuments, num_candidates); ++i) {
-            const int64_t document = candidates[query * num_candidates + i];
-            float* score = scores + query * num_candidates + i;
-            if (document < 0) {
-                *score = kMinusInfinity;
-            } else {
-                scorer.score(static_cast<size_t>(document), score, 1);
+        const size_t end = std::min(begin + kChunkDocuments, num_candidates);
+        const int64_t* documents = candidates + query * num_candidates;
+        float* query_scores = scores + query * num_candidates;
+        for (size_t i = begin; i < end; ++i) {
+            assert(documents[i] >= -1 && documents[i] < static_cast<int64_t>(input.documents.size));
+            if (documents[i] < 0) {
+                query_scores[i] = kMinusInfinity;
+                continue;
             }
+            const size_t document = static_cast<size_t>(documents[i]);
+            const bool followed = i + 1 < end && documents[i + 1] >= 0;
+            scorer.score(document, followed ? static_cast<size_t>(documents[i + 1]) : document + 1, query_scores + i,
+                         1);
         }
     });
 }
@@ -197,7 +216,7 @@ void maxsim_topk(const MaxSimInput& input, size_t k, float* scores, int64_t* row
         const size_t num_documents = end - begin;
         std::vector<float> chunk_scores((batch.end - batch.begin) * num_documents);
         for (size_t document = begin; document < end; ++document) {
-            scorer.score(document, chunk_scores.data() + document - begin, num_documents);
+            scorer.score(document, document + 1, chunk_scores.data() + document - begin, num_documents);
         }
         for (size_t query = batch.begin; query < batch.end; ++query) {
             const float* query_scores = chunk_scores.data() + (query - batch.begin) * num_documents;
@@ -206,14 +225,15 @@ void maxsim_topk(const MaxSimInput& input, size_t k, float* scores, int64_t* row
                 best[query].push(query_scores[i], static_cast<int64_t>(begin + i));
         }
     });
-    for (size_t query = 0; query < input.queries.size; ++query) best[query].write(scores + query * k, rows + query * k);
+    parallel_for(input.queries.size, input.num_threads,
+                 [&](size_t, size_t query) { best[query].write(scores + query * k, rows + query * k); });
 }
 
 void maxsim_topk_candidates(const MaxSimInput& input, const int64_t* candidates, size_t num_candidates, size_t k,
                             float* scores, int64_t* rows) {
     std::vector<float> candidate_scores(input.queries.size * num_candidates);
     maxsim_candidates(input, candidates, num_candidates, candidate_scores.data());
-    for (size_t query = 0; query < input.queries.size; ++query) {
+    parallel_for(input.queries.size, input.num_threads, [&](size_t, size_t query) {
         const size_t first = query * num_candidates;
         std::vector<ScoredRow> found(num_candidates);
         for (size_t i = 0; i < num_candidates; ++i) found[i] = {candidate_scores[first + i], candidates[first + i]};
@@ -223,10 +243,10 @@ void maxsim_topk_candidates(const MaxSimInput& input, const int64_t* candidates,
             if (i == 0 || found[i].row != found[i - 1].row) best.push(found[i].score, found[i].row);
         }
         best.write(scores + query * k, rows + query * k);
-    }
+    });
 }
 
-void maxsim_alignment(const MaxSimInput& input, float* similarities, int64_t* document_tokens) {
+float maxsim_alignment(const MaxSimInput& input, float* similarities, int64_t* document_tokens) {
     check(input);
     assert(input.queries.size == 1 && input.documents.size == 1);
     const size_t num_query_tokens = input.queries.num_tokens();
@@ -236,7 +256,7 @@ void maxsim_alignment(const MaxSimInput& input, float* similarities, int64_t* do
     std::fill(document_tokens, document_tokens + num_query_tokens, -1);
     // A token at a time: the same kernel, hence the same bits as the score, and the first of equals wins.
     for (size_t token = 0; token < input.documents.num_tokens(); ++token) {
-        const float* products = scorer.fold_tokens(token, token + 1);
+        const float* products = scorer.fold_tokens(token, token + 1, token + 1);
         for (size_t q = 0; q < num_query_tokens; ++q) {
             if (products[q] > similarities[q]) {
                 similarities[q] = products[q];
@@ -244,6 +264,10 @@ void maxsim_alignment(const MaxSimInput& input, float* similarities, int64_t* do
             }
         }
     }
+    if (input.documents.num_tokens() == 0) return kMinusInfinity;
+    double sum = 0.0;
+    for (size_t q = 0; q < num_query_tokens; ++q) sum += static_cast<double>(similarities[q]);
+    return to_score(sum);
 }
 
 }  // namespace chamfer

@@ -1,7 +1,6 @@
 // Exact MaxSim of float queries against float32 or float16 documents.
 //
-//   score(Q, D) = Σ_q weight_q · max_{d ∈ D} <q, d>          (ColBERT, arXiv 2004.12832, eq. 3; Chamfer similarity of
-//   MUVERA)
+//   score(Q, D) = Σ_q weight_q · max_{d ∈ D} <q, d>      (ColBERT, arXiv 2004.12832, eq. 3; MUVERA's Chamfer similarity)
 //
 // An empty document scores -inf for every query and never appears in a top k. An empty query scores 0 against any other
 // document. Similarities are those of product.hpp; their sum is taken in double, in the order of the query tokens, and
@@ -17,12 +16,12 @@
 
 namespace chamfer {
 
-// Preconditions (asserted; checked by the bindings): queries are float32 and of the documents' dim; weights, if not
+// Preconditions (partly asserted; all checked by the bindings): queries are float32 and of the documents' dim; weights, if not
 // null, has one entry per query token; a candidate is a document's row or -1 (none); num_threads >= 1.
 struct MaxSimInput {
     TokenVectors queries;
     TokenVectors documents;
-    const float* weights;  // null: every query token counts 1
+    const float* query_weights;  // null: every query token counts 1
     size_t num_threads;
     Isa isa;
 };
@@ -41,8 +40,8 @@ void maxsim_topk(const MaxSimInput& input, size_t k, float* scores, int64_t* row
 void maxsim_topk_candidates(const MaxSimInput& input, const int64_t* candidates, size_t num_candidates, size_t k,
                             float* scores, int64_t* rows);
 
-// One query (queries.size == 1) and one document: similarities[q] = max_d <q, d> and the first document token that
-// reaches it; -inf and -1 for an empty document.
-void maxsim_alignment(const MaxSimInput& input, float* similarities, int64_t* document_tokens);
+// One query (queries.size == 1) and one document: similarities[q] = max_d <q, d> and the first document token that reaches
+// it; -inf and -1 for an empty document. Returns the score.
+float maxsim_alignment(const MaxSimInput& input, float* similarities, int64_t* document_tokens);
 
 }  // namespace chamfer

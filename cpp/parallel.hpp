@@ -11,12 +11,12 @@
 
 namespace chamfer {
 
+inline size_t workers_for(size_t n, size_t num_threads) { return std::max<size_t>(1, std::min(n, num_threads)); }
+
 // Calls f(worker, i) for every i in [0, n), each once, with worker in [0, workers_for(n, num_threads)). Items are
 // handed out in order by an atomic counter; the calling thread is worker 0, so one thread means no spawn. The first
 // exception ends the hand-out and is rethrown after all workers have stopped. Threads are spawned per call (65 µs for
 // two): no pool survives a fork.
-inline size_t workers_for(size_t n, size_t num_threads) { return std::max<size_t>(1, std::min(n, num_threads)); }
-
 template <class F>
 void parallel_for(size_t n, size_t num_threads, F&& f) {
     const size_t workers = workers_for(n, num_threads);

@@ -1,9 +1,7 @@
 #include "product.hpp"
 
 #include <algorithm>
-#include <cassert>
 #include <cstring>
-#include <type_traits>
 
 #include "target.hpp"
 
@@ -13,8 +11,7 @@
 #include <arm_neon.h>
 #endif
 
-// ── scalar: the definition, in plain loops (a compiler may use the baseline's registers for them)
-// ─────────────────────────────
+// ── scalar: the definition, in plain loops (a compiler may use the baseline's registers for them) ───────
 
 namespace chamfer::scalar {
 namespace {
@@ -98,8 +95,7 @@ constexpr ProductKernels kKernels{kLanes, num_lanes, pack, fold_max, sign_bits, 
 }  // namespace
 }  // namespace chamfer::scalar
 
-// ── AVX2
-// ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── AVX2 ────────────────────────────────────────────────────────────────────────────────────────────────
 
 #if CHAMFER_X86
 
@@ -134,8 +130,7 @@ struct V {
 }  // namespace chamfer::avx2
 CHAMFER_TARGET_END
 
-// ── AVX-512
-// ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── AVX-512 ─────────────────────────────────────────────────────────────────────────────────────────────
 
 CHAMFER_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,fma")
 namespace chamfer::avx512 {
@@ -144,7 +139,7 @@ namespace {
 struct V {
     using Reg = __m512;
     static constexpr size_t kLanes = 16;
-    static constexpr size_t kRows[3] = {12, 12, 8};  // 32 registers: 24 accumulators, the columns, broadcasts in flight
+    static constexpr size_t kRows[3] = {12, 12, 8};  // 32 registers: up to 24 accumulators, the columns, broadcasts
     static CHAMFER_INLINE Reg zero() { return _mm512_setzero_ps(); }
     static CHAMFER_INLINE Reg set(float x) { return _mm512_set1_ps(x); }
     static CHAMFER_INLINE Reg load(const float* p) { return _mm512_loadu_ps(p); }
@@ -168,8 +163,7 @@ CHAMFER_TARGET_END
 
 #endif
 
-// ── NEON
-// ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── NEON ────────────────────────────────────────────────────────────────────────────────────────────────
 
 #if CHAMFER_ARM
 
@@ -203,8 +197,7 @@ struct V {
 
 #endif
 
-// ── the table
-// ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── the table ───────────────────────────────────────────────────────────────────────────────────────────
 
 namespace chamfer {
 

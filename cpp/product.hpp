@@ -4,15 +4,16 @@
 // Columns lie in lanes: column c of every row is computed in the same SIMD lane, so a maximum over rows is one
 // instruction per register and nothing is ever reduced across lanes. A row's element is loaded once, broadcast, and
 // multiplied into all columns of the tile. Each dot product is one chain of fused multiply-adds over the dimensions in
-// order, whatever the tile: avx2, avx512 and neon give the same bits for it, in any batch. The scalar kernels round
-// after the multiplication; |error| of a dot product is at most dim · 2^-24 · Σ|x_i y_i| for all of them.
+// order, whatever the tile: avx2, avx512 and neon give the same bits for it, in any batch (but a maximum that is zero
+// may have either sign). The scalar kernels round after the multiplication; |error| of a dot product is at most dim ·
+// 2^-24 · Σ|x_i y_i| for all of them.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#include "aligned.hpp"
 #include "isa.hpp"
-#include "ragged.hpp"
 
 namespace chamfer {
 
@@ -24,14 +25,15 @@ struct PackedColumns {
     size_t dim;
 };
 
-// Memory that will be read soon. While a kernel works on row r it prefetches rows + r * row_bytes, element_bytes for
-// every dim: the machine's own prefetcher does not follow a dozen rows read side by side. The addresses need not be
-// valid.
+// Memory that will be read soon: while a kernel works on row r it prefetches from address rows + r * row_bytes on,
+// element_bytes for every dim. The machine's own prefetcher does not follow a dozen rows read side by side. Nothing
+// need be at the addresses.
 struct Ahead {
-    const char* rows;
+    uintptr_t rows;
     size_t row_bytes;
     size_t element_bytes;
-    static Ahead none(const void* any_address) { return {static_cast<const char*>(any_address), 0, 0}; }
+    // Prefetches one line, over and over.
+    static Ahead none(const void* line) { return {reinterpret_cast<uintptr_t>(line), 0, 0}; }
 };
 
 // Kernels are pure: no allocation, no throw, no globals. `rows` is num_rows rows of `columns.dim` floats, `row_stride`
@@ -59,7 +61,7 @@ struct ProductKernels {
     // to 64 bytes.
     void (*sum_rows)(const float* rows, size_t row_stride, const uint32_t* indexes, size_t num_indexes, size_t width,
                      float scale, float* out);
-    // IEEE half precision to float32, exact.
+    // IEEE half precision to float32, exact (a NaN stays a NaN, its payload may change).
     void (*half_to_float)(const uint16_t* half, size_t n, float* out);
 };
 

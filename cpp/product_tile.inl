@@ -6,15 +6,13 @@
 // V::kRows[W - 1] is the largest T for W that leaves no accumulator in memory and enough of them to hide the latency of
 // a fused multiply-add.
 
-constexpr size_t kMaxWidth = 3;
-
 // Register blocks: pairs, the last a triple or a single when the number of registers is odd (a triple keeps more
 // accumulators busy).
 CHAMFER_INLINE size_t block_width(size_t registers_left) {
     return registers_left == 1 || registers_left == 3 ? registers_left : 2;
 }
 
-// The rows of a tile, and the memory that the tile asks for while it computes: one line of each row ahead per 16 dims.
+// The rows of a tile, and the memory that the tile asks for while it computes: each row ahead, once per 16 dims.
 struct Rows {
     const float* data;
     size_t stride;
@@ -168,33 +166,32 @@ void multiply(const PackedColumns& columns, const float* rows, size_t num_rows, 
     run_product(columns, {rows, row_stride, Ahead::none(rows)}, num_rows, StoreLanes{out, columns.num_lanes});
 }
 
+// One stretch of sum_rows: N registers of every row.
+template <size_t N>
+CHAMFER_INLINE void sum_stretch(const float* rows, size_t row_stride, const uint32_t* indexes, size_t num_indexes,
+                                float scale, float* out) {
+    const V::Reg factor = V::set(scale);
+    V::Reg sums[N];
+    CHAMFER_UNROLL
+    for (size_t j = 0; j < N; ++j) sums[j] = V::zero();
+    for (size_t t = 0; t < num_indexes; ++t) {
+        const float* row = rows + indexes[t] * row_stride;
+        CHAMFER_UNROLL
+        for (size_t j = 0; j < N; ++j) sums[j] = V::add(sums[j], V::load(row + j * V::kLanes));
+    }
+    CHAMFER_UNROLL
+    for (size_t j = 0; j < N; ++j) V::store(out + j * V::kLanes, V::multiply(sums[j], factor));
+}
+
 void sum_rows(const float* rows, size_t row_stride, const uint32_t* indexes, size_t num_indexes, size_t width,
               float scale, float* out) {
-    constexpr size_t kRegisters = 16 / V::kLanes * (V::kLanes == 16 ? 4 : 2);  // 64 or 32 floats at a time
-    const V::Reg factor = V::set(scale);
-    for (size_t begin = 0; begin < width;) {
-        // `width` is a multiple of 16, so the last stretch may be shorter than kRegisters: registers past it repeat its
-        // end.
-        const size_t stretch = width - begin < kRegisters * V::kLanes ? 16 : kRegisters * V::kLanes;
-        const auto add = [&](auto count) {
-            constexpr size_t N = decltype(count)::value;
-            V::Reg sums[N];
-            CHAMFER_UNROLL
-            for (size_t j = 0; j < N; ++j) sums[j] = V::zero();
-            for (size_t t = 0; t < num_indexes; ++t) {
-                const float* row = rows + indexes[t] * row_stride + begin;
-                CHAMFER_UNROLL
-                for (size_t j = 0; j < N; ++j) sums[j] = V::add(sums[j], V::load(row + j * V::kLanes));
-            }
-            CHAMFER_UNROLL
-            for (size_t j = 0; j < N; ++j) V::store(out + begin + j * V::kLanes, V::multiply(sums[j], factor));
-        };
-        if (stretch == 16) {
-            add(std::integral_constant<size_t, 16 / V::kLanes>{});
-        } else {
-            add(std::integral_constant<size_t, kRegisters>{});
-        }
-        begin += stretch;
+    constexpr size_t kWide = V::kLanes == 16 ? 64 : 32;  // floats: enough registers to keep the load units busy
+    size_t begin = 0;
+    for (; begin + kWide <= width; begin += kWide) {
+        sum_stretch<kWide / V::kLanes>(rows + begin, row_stride, indexes, num_indexes, scale, out + begin);
+    }
+    for (; begin < width; begin += 16) {
+        sum_stretch<16 / V::kLanes>(rows + begin, row_stride, indexes, num_indexes, scale, out + begin);
     }
 }
 

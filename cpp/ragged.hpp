@@ -3,9 +3,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
-#include <new>
-#include <vector>
 
 namespace chamfer {
 
@@ -26,23 +23,8 @@ struct TokenVectors {
     const uint16_t* float16_rows(size_t row) const { return static_cast<const uint16_t*>(vectors) + row * dim; }
 };
 
-// Scratch memory of the kernels starts on a cache line, so that no full-width load crosses two.
-template <class T>
-struct CacheAligned {
-    using value_type = T;
-    static constexpr std::align_val_t kAlignment{64};
-    CacheAligned() = default;
-    template <class U>
-    CacheAligned(const CacheAligned<U>&) {}
-    T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), kAlignment)); }
-    void deallocate(T* p, size_t) { ::operator delete(p, kAlignment); }
-    friend bool operator==(const CacheAligned&, const CacheAligned&) { return true; }
-};
-
 // The first row that holds a NaN, an infinity or a number of magnitude 2^50 or more, or -1. vectors: (num_rows, dim).
 // Below that no inner product overflows, so no score is NaN and -inf means an empty document.
 int64_t first_row_out_of_range(const void* vectors, Dtype dtype, size_t num_rows, size_t dim, size_t num_threads);
-
-using FloatBuffer = std::vector<float, CacheAligned<float>>;
 
 }  // namespace chamfer

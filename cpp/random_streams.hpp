@@ -2,7 +2,8 @@
 //
 // std::mt19937 is fixed by the C++ standard, its distributions are not: Google's numbers are those of libstdc++, so its
 // three distributions are written out here. One deviation: the logarithm is taken in double and rounded, since logf
-// differs between C libraries; a normal may differ from libstdc++'s on glibc in its last bit.
+// differs between C libraries: of 20 million normals, 0.3 % differ from libstdc++'s on glibc, by 3 units in the last
+// place at most.
 #pragma once
 
 #include <cmath>

@@ -24,10 +24,10 @@
 #if defined(_MSC_VER) && !defined(__clang__)
 #define CHAMFER_INLINE __forceinline
 #define CHAMFER_UNROLL
-#define CHAMFER_PREFETCH(address) _mm_prefetch(address, _MM_HINT_T0)
+#define CHAMFER_PREFETCH(address) _mm_prefetch(reinterpret_cast<const char*>(address), _MM_HINT_T0)
 #else
 #define CHAMFER_INLINE inline __attribute__((always_inline))
-#define CHAMFER_PREFETCH(address) __builtin_prefetch(address)
+#define CHAMFER_PREFETCH(address) __builtin_prefetch(reinterpret_cast<const void*>(address))
 #if defined(__clang__)
 #define CHAMFER_UNROLL CHAMFER_PRAGMA(clang loop unroll(full))
 #else

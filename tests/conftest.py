@@ -8,9 +8,11 @@ from pathlib import Path
 # Set before NumPy is loaded.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import numpy as np
 import pytest
 
 import chamfer
+from samples import off_centre_collection
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ISAS = ("scalar", "avx2", "avx512", "neon")
@@ -57,3 +59,25 @@ def shared_file(shared):
         return shared / name
 
     return find
+
+
+@pytest.fixture(scope="session")
+def documents():
+    """300 documents, off centre as modern encoders' are, two of them empty."""
+    rng = np.random.default_rng(0)
+    lengths = [int(n) for n in rng.integers(1, 30, 300)]
+    lengths[7] = lengths[123] = 0
+    return off_centre_collection(rng, lengths)
+
+
+@pytest.fixture(scope="session")
+def queries():
+    """70 queries of 1 to 39 vectors."""
+    rng = np.random.default_rng(1)
+    return off_centre_collection(rng, [int(n) for n in rng.integers(1, 40, 70)])
+
+
+@pytest.fixture
+def index(documents):
+    """An index of the documents, ids being rows."""
+    return chamfer.Index.build(documents)

@@ -27,6 +27,13 @@ def ragged(make, rng, lengths, dim, dtype=np.float32):
     return TokenVectors(vectors, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
 
 
+def off_centre_collection(rng, lengths, dtype=np.float32, dim=24):
+    """Unit vectors in a narrow cone."""
+    vectors = rng.standard_normal((sum(lengths), dim)) + 1.5
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return TokenVectors(vectors.astype(dtype), np.concatenate([[0], np.cumsum(lengths)]))
+
+
 class Dlpack:
     """An object that offers DLPack and nothing else."""
 

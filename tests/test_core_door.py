@@ -192,7 +192,7 @@ ENCODER = {
     "fill_empty_partitions": True,
     "sketch_columns": np.zeros(80, np.int32),
     "sketch_signs": np.ones(80, F),
-    "final_dimension": 7,
+    "final_projection_dimension": 7,
     "isa": "scalar",
 }
 
@@ -229,8 +229,8 @@ ENCODER = {
         {"sketch_signs": np.ones(81, F)},
         {"sketch_signs": np.ones(80)},
         {"sketch_signs": F(1)},
-        {"final_dimension": -1},
-        {"final_dimension": 2**64},
+        {"final_projection_dimension": -1},
+        {"final_projection_dimension": 2**64},
         {"isa": "sse9"},
         {"isa": None},
     ],

@@ -2,54 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from functools import partial
 
 import faiss
 import numpy as np
 import pytest
 
 import chamfer as ch
-from chamfer import candidates as candidates_module
 from chamfer.data import DemoCollection, load_stdlib
+from samples import off_centre_collection
 
 DIM = 24
-
-
-def random_collection(rng: np.random.Generator, lengths: list[int], dtype: type = np.float32) -> ch.TokenVectors:
-    vectors = rng.standard_normal((sum(lengths), DIM)) + 1.5  # off centre, as modern encoders are
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return ch.TokenVectors(vectors.astype(dtype), np.concatenate([[0], np.cumsum(lengths)]))
-
-
-@pytest.fixture(scope="module")
-def documents() -> ch.TokenVectors:
-    rng = np.random.default_rng(0)
-    lengths = [int(n) for n in rng.integers(1, 30, 300)]
-    lengths[7] = lengths[123] = 0
-    return random_collection(rng, lengths)
-
-
-@pytest.fixture(scope="module")
-def queries() -> ch.TokenVectors:
-    rng = np.random.default_rng(1)
-    return random_collection(rng, [int(n) for n in rng.integers(1, 40, 70)])
 
 
 @pytest.fixture(scope="module")
 def demo() -> DemoCollection:
     """Real token vectors: random ones have no near neighbours to find."""
     return load_stdlib()
-
-
-@pytest.fixture
-def index(documents: ch.TokenVectors) -> ch.Index:
-    return ch.Index.build(documents)
 
 
 # ── search ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -116,7 +86,7 @@ def test_result_tells_seconds_and_documents_kept_by_stage(index, queries):
 
 def test_more_results_than_documents_are_filled_with_minus_one(queries):
     rng = np.random.default_rng(2)
-    documents = random_collection(rng, [3, 0, 2])
+    documents = off_centre_collection(rng, [3, 0, 2])
     for rerank in ("auto", None):
         result = ch.Index.build(documents, rerank=rerank).search(queries, 5)
         assert result.ids.shape == (len(queries), 5)
@@ -170,6 +140,78 @@ def test_sample_queries_change_the_query_mean_only(documents, queries):
     encoder, other = with_queries._reducer, without._reducer
     np.testing.assert_array_equal(encoder.encode_documents(documents), other.encode_documents(documents))
     assert not np.array_equal(encoder.encode_queries(queries), other.encode_queries(queries))
+
+
+def test_the_index_keeps_its_own_encoder(documents, queries):
+    encoder = ch.FixedDimensionalEncoder(DIM)
+    index = ch.Index.build(documents, reducer=encoder, queries=queries)
+    assert not encoder.is_fitted
+    before = index.search(queries)
+    encoder.fit(queries)
+    np.testing.assert_array_equal(index.search(queries).ids, before.ids)
+
+
+@pytest.mark.parametrize("center", [False, True])
+def test_sample_queries_that_would_be_ignored_are_refused(documents, queries, center):
+    encoder = ch.FixedDimensionalEncoder(DIM, center=center).fit(documents)
+    with pytest.raises(ValueError, match="queries: expected None, since this reducer is fitted already"):
+        ch.Index.build(documents, reducer=encoder, queries=queries)
+
+
+def test_carving_is_refused_where_nothing_is_reranked(documents, index, queries):
+    for search in (partial(index.search, exact=True), ch.Index.build(documents, rerank=None).search):
+        with pytest.raises(ValueError, match="carving_threshold: expected None, since this search does not rerank"):
+            search(queries, carving_threshold=0.9)
+
+
+def test_kept_counts_the_documents_that_were_found(queries):
+    documents = off_centre_collection(np.random.default_rng(5), [4] * 300)
+    ivf = faiss.index_factory(10240, "IVF30,Flat", faiss.METRIC_INNER_PRODUCT)
+    ivf.nprobe = 1
+    index = ch.Index.build(documents, candidates=ivf)
+    result = index.search(queries, 10, num_candidates=200)
+    _, rows = index._find_candidates(index._reducer.encode_queries(queries), 200, 1)
+    assert result.kept["candidates"] == (rows >= 0).sum(axis=1).max() < 200
+
+
+def test_empty_documents_take_no_candidate_from_others():
+    rng = np.random.default_rng(6)
+    full = np.abs(rng.standard_normal((400, 5, DIM))).astype(np.float32)
+    items = [np.empty((0, DIM), np.float32)] * 600 + list(full)
+    encoder = ch.FixedDimensionalEncoder(DIM, center=False)  # whose encodings all score below the zeros of an empty one
+    index = ch.Index.build(items, reducer=encoder)
+    query = -np.abs(rng.standard_normal((4, DIM))).astype(np.float32)
+    assert (index.search(query, 10, num_candidates=400).ids == index.search(query, 10, exact=True).ids).all()
+    assert (index.search(query, 10, num_candidates=20).ids >= 600).all()
+
+
+def test_an_empty_ready_index_is_copied(documents):
+    ready = faiss.IndexFlatIP(10240)
+    first = ch.Index.build(documents, candidates=ready)
+    second = ch.Index.build(documents.select(range(299, -1, -1)), candidates=ready)
+    assert ready.ntotal == 0
+    for index in (first, second):
+        query = index.get(5)
+        assert index.search(query, 1, num_candidates=20).ids[0, 0] == 5
+
+
+def shuffled_ids(encodings: np.ndarray, ids: np.ndarray) -> faiss.Index:
+    index = faiss.IndexIDMap(faiss.IndexFlatIP(encodings.shape[1]))
+    index.add_with_ids(encodings, ids)
+    return index
+
+
+def test_a_filled_index_of_other_documents_or_other_ids_is_refused(documents, queries):
+    encoder = ch.FixedDimensionalEncoder(DIM).fit(documents)
+    encodings = encoder.encode_documents(documents)
+    others = faiss.IndexFlatIP(encodings.shape[1])
+    others.add(encodings[::-1].copy())
+    rows = np.arange(len(documents))
+    for wrong in (others, shuffled_ids(encodings, rows[::-1].copy()), shuffled_ids(encodings, rows + 1000)):
+        with pytest.raises(ValueError, match="candidates: expected encodings of these documents, in order"):
+            ch.Index.build(documents, reducer=encoder, candidates=wrong)
+    right = ch.Index.build(documents, reducer=encoder, candidates=shuffled_ids(encodings, rows))
+    assert (right.search(queries).ids >= 0).all()
 
 
 # ── ids ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -248,7 +290,11 @@ def filled_index(dim: int, n: int, metric: int = faiss.METRIC_INNER_PRODUCT) -> 
             "expected a FAISS index of METRIC_INNER_PRODUCT",
         ),
         ({"candidates": 5}, TypeError, "candidates: expected 'auto', a FAISS factory string or a FAISS index, got int"),
-        ({"candidates": "IVF1000,Flat"}, ValueError, "candidates: FAISS cannot train 'IVF1000,Flat' on 300 encodings"),
+        (
+            {"candidates": "IVF1000,Flat"},
+            ValueError,
+            "candidates: FAISS cannot train on 300 encodings with 'IVF1000,Flat'",
+        ),
         ({"reducer": "learned"}, ValueError, "reducer: expected 'auto' or a FixedDimensionalEncoder, got 'learned'"),
         ({"reducer": 3}, TypeError, "reducer: expected 'auto' or a FixedDimensionalEncoder, got int"),
         ({"reducer": ch.FixedDimensionalEncoder(8)}, ValueError, "reducer: expected dim 24 .the documents'., got 8"),
@@ -313,165 +359,11 @@ def test_large_collections_get_inverted_lists(monkeypatch, documents, queries):
 
     monkeypatch.setattr(index_module, "_LARGEST_SCAN", 100)
     index = ch.Index.build(documents)
-    assert index.stats()["candidates"] == "IVF69,SQ8"
-    assert index._candidates._index.nprobe == 17  # a quarter
-    assert (index.search(queries, 3).ids >= 0).all()
-
-
-# ── files ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float16])
-@pytest.mark.parametrize("candidates", ["Flat", "IVF4,SQ8"])
-def test_an_opened_index_answers_as_the_saved_one(tmp_path, queries, dtype, candidates):
-    documents = random_collection(np.random.default_rng(3), [5, 0, 9, 30, 1, 7] * 30, dtype)
-    index = ch.Index.build(documents, candidates=candidates, path=tmp_path / "deep" / "index", queries=queries)
-    opened = ch.Index.open(tmp_path / "deep" / "index", verify=True)
-    for options in ({}, {"exact": True}, {"num_candidates": 12}):
-        before, after = index.search(queries, **options), opened.search(queries, **options)
-        np.testing.assert_array_equal(before.ids, after.ids)
-        np.testing.assert_array_equal(before.scores, after.scores)
-    assert opened.get(3).dtype == dtype
-    assert len(opened) == len(documents)
-    assert opened.stats() == index.stats()
-
-
-def test_token_vectors_of_an_opened_index_stay_on_disk(tmp_path, index, documents):
-    index.save(tmp_path)
-    opened = ch.Index.open(tmp_path)
-    base = opened.get(0)
-    while base.base is not None and not isinstance(base, np.memmap):
-        base = base.base
-    assert isinstance(base, np.memmap)
-    assert not opened.get(0).flags.writeable
-
-
-def test_saving_again_replaces_the_index_and_open_readers_keep_the_old_one(tmp_path, documents, queries):
-    ch.Index.build(documents, path=tmp_path)
-    reader = ch.Index.open(tmp_path)
-    before = reader.search(queries, exact=True)
-    ch.Index.build(documents.select(range(50)), path=tmp_path)
-    assert len(ch.Index.open(tmp_path)) == 50
-    np.testing.assert_array_equal(reader.search(queries, exact=True).ids, before.ids)
-    assert len([entry for entry in tmp_path.iterdir() if entry.is_dir()]) == 1  # the old generation is gone
-
-
-def test_an_opened_index_can_be_saved_over_itself(tmp_path, documents, queries):
-    ch.Index.build(documents, path=tmp_path)
-    opened = ch.Index.open(tmp_path)
-    before = opened.search(queries)
-    opened.save(tmp_path)
-    np.testing.assert_array_equal(ch.Index.open(tmp_path, verify=True).search(queries).ids, before.ids)
-
-
-def test_a_failed_save_leaves_the_old_index(tmp_path, documents, index, monkeypatch):
-    ch.Index.build(documents.select(range(40)), path=tmp_path)
-
-    def no_space(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(candidates_module.FaissCandidates, "save", no_space)
-    with pytest.raises(OSError, match="No space left"):
-        index.save(tmp_path)
-    assert len(ch.Index.open(tmp_path, verify=True)) == 40
-    assert len([entry for entry in tmp_path.iterdir() if entry.is_dir()]) == 1
-
-
-def test_a_save_killed_before_its_last_step_leaves_the_old_index(tmp_path, documents):
-    ch.Index.build(documents.select(range(40)), path=tmp_path / "index")
-    np.savez(tmp_path / "more.npz", vectors=documents.vectors, offsets=documents.offsets)
-    script = (
-        "import os, sys, numpy as np, chamfer as ch\n"
-        "from chamfer.index import storage\n"
-        "storage.replace_file = lambda path: os.kill(os.getpid(), 9)\n"
-        "data = np.load(sys.argv[1])\n"
-        "ch.Index.build(ch.TokenVectors(data['vectors'], data['offsets']), path=sys.argv[2])\n"
-    )
-    died = subprocess.run([sys.executable, "-c", script, tmp_path / "more.npz", tmp_path / "index"], check=False)
-    assert died.returncode == -9
-    assert len(ch.Index.open(tmp_path / "index", verify=True)) == 40
-    ch.Index.build(documents, path=tmp_path / "index")  # the next save removes what the killed one left
-    assert len([entry for entry in (tmp_path / "index").iterdir() if entry.is_dir()]) == 1
-
-
-def saved_files(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.is_file())
-
-
-@pytest.mark.parametrize(
-    "name", ["manifest.json", "vectors.npy", "offsets.npy", "ids.json", "reducer.npz", "candidates.faiss"]
-)
-@pytest.mark.parametrize("damage", ["flip", "truncate", "extend", "remove", "empty"])
-def test_damaged_files_are_named_and_refused(tmp_path, documents, name, damage):
-    ch.Index.build(documents.select(range(30)), path=tmp_path)
-    (file,) = [file for file in saved_files(tmp_path) if file.name == name]
-    content = bytearray(file.read_bytes())
-    if damage == "flip":
-        content[len(content) * 2 // 3] ^= 4
-    elif damage == "truncate":
-        del content[len(content) // 2 :]
-    elif damage == "extend":
-        content += b"\0"
-    elif damage == "empty":
-        content.clear()
-    file.write_bytes(content)
-    if damage == "remove":
-        file.unlink()
-    error = FileNotFoundError if (name, damage) == ("manifest.json", "remove") else ch.CorruptIndexError
-    with pytest.raises(error, match=name):
-        ch.Index.open(tmp_path, verify=True)
-
-
-def test_what_is_no_index_is_not_opened(tmp_path):
-    for path in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(FileNotFoundError, match="no index here"):
-            ch.Index.open(path)
-    (tmp_path / "manifest.json").write_text("{}")
-    with pytest.raises(ch.CorruptIndexError, match="damaged, or not chamfer's"):
-        ch.Index.open(tmp_path)
-
-
-def test_a_folder_with_other_files_is_not_overwritten(tmp_path, index):
-    (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(FileExistsError, match="holds files that are not an index"):
-        index.save(tmp_path)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
-
-
-def test_an_index_of_a_newer_format_asks_for_an_upgrade(tmp_path, index):
-    from chamfer.index import storage
-
-    index.save(tmp_path)
-    envelope = json.loads((tmp_path / "manifest.json").read_text())
-    manifest = json.loads(envelope["manifest"]) | {"version": 99}
-    text = json.dumps(manifest)
-    (tmp_path / "manifest.json").write_text(json.dumps({"manifest": text, "checksum": storage._text_hash(text)}))
-    with pytest.raises(ValueError, match="format version 99, this chamfer reads 1; upgrade chamfer"):
-        ch.Index.open(tmp_path)
-
-
-def test_the_golden_index_of_format_1_opens_for_ever(tmp_path):
-    golden = Path(__file__).parent / "data" / "index_v1"
-    shutil.copytree(golden / "index", tmp_path / "index")
-    expected = np.load(golden / "expected.npz")
-    index = ch.Index.open(tmp_path / "index", verify=True)
-    result = index.search(expected["query"], 5, num_candidates=8)
-    assert result.ids[0].tolist() == expected["ids"].tolist()
-    np.testing.assert_allclose(result.scores[0], expected["scores"], rtol=1e-6)  # the last bit may differ by machine
-
-
-def test_only_mode_r_opens(tmp_path, index):
-    index.save(tmp_path)
-    assert len(ch.Index.open(tmp_path, "r")) == len(index)
-    with pytest.raises(ValueError, match="mode: expected 'r'"):
-        ch.Index.open(tmp_path, mode="a")
-
-
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
-def test_an_unwritable_folder_is_an_oserror(tmp_path, index):
-    tmp_path.chmod(0o500)
-    with pytest.raises(OSError, match="denied"):
-        index.save(tmp_path / "index")
+    assert index.stats()["candidates"] == "IVF7,SQ8"  # FAISS wants 39 of the 300 documents per list
+    assert index._candidates._index.nprobe == 1  # a quarter
+    assert index_module._auto_candidates(1_000_000, 10240) == "IVF672,SQ8"  # as many as a gigabyte of encodings trains
+    assert index_module._auto_candidates(1_000_000, 512) == "IVF4000,SQ8"
+    assert (index.search(queries, 1).ids >= 0).all()
 
 
 # ── real data ─────────────────────────────────────────────────────────────────────────────────────────────────────────

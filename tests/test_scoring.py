@@ -312,7 +312,7 @@ def test_k_that_is_no_integer_is_refused(k):
 
 @pytest.mark.parametrize("function", [chamfer.maxsim, chamfer.maxsim_alignment])
 def test_dims_that_differ_are_named(function):
-    with pytest.raises(ValueError, match=r"^queries: expected dim 5 as the documents, got 4$"):
+    with pytest.raises(ValueError, match=r"^(queries|query): expected dim 5 as the documents?, got 4$"):
         function(np.ones((1, 4), np.float32), np.ones((3, 5), np.float32))
 
 

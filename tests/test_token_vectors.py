@@ -261,7 +261,7 @@ def test_offsets_that_are_not_integers_are_refused(offsets):
         ([matrix(), matrix()[None]], r"^arrays\[1\]: expected shape \(n_i, dim\), got \(1, 5, 4\)$"),
         ([[[1.0, 2.0], [3.0]]], r"^arrays\[0\]: .*ragged"),
         ([np.empty((2, 0), np.float32)], "at least one dimension"),
-        (matrix(), r"^arrays: expected a list of 2-D arrays or one of shape"),
+        (matrix()[0], r"^arrays: expected a list of 2-D arrays, or one of shape \(n, t, dim\), got \(4,\)$"),
         (np.empty((2, 3, 0), np.float32), "at least one dimension"),
     ],
 )

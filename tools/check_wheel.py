@@ -52,20 +52,10 @@ def check_installed(wheel: Path) -> None:
         venv.create(folder, with_pip=True)
         python = Path(folder) / sysconfig.get_path("scripts", "venv", vars={"base": folder}) / "python"
         subprocess.run([python, "-m", "pip", "install", "--quiet", wheel.resolve(), "pytest"], check=True)
-        test = TESTS / "test_minimal.py"
-        command: list[str | Path] = [
-            python,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "-c",
-            "/dev/null",
-            "--rootdir",
-            folder,
-            test,
-        ]
+        ini = Path(folder) / "pytest.ini"  # not the repository's configuration, whose plugins are not here
+        ini.write_text("[pytest]\n")
+        options: list[str | Path] = ["-q", "-p", "no:cacheprovider", "-c", ini, "--rootdir", folder]
+        command: list[str | Path] = [python, "-m", "pytest", *options, TESTS / "test_minimal.py"]
         subprocess.run(command, check=True, cwd=folder)
 
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from chamfer._core import __version__
 from chamfer._runtime import available_isas, best_isa
-from chamfer.errors import CorruptIndexError
+from chamfer.errors import CorruptIndexError, LockedIndexError
 from chamfer.reducers import FixedDimensionalEncoder, ball_carving
 from chamfer.scoring import Alignment, maxsim, maxsim_alignment, maxsim_topk
 from chamfer.token_vectors import TokenVectors
@@ -17,6 +17,7 @@ __all__ = [
     "CorruptIndexError",
     "FixedDimensionalEncoder",
     "Index",
+    "LockedIndexError",
     "SearchResult",
     "TokenVectors",
     "__version__",
@@ -36,3 +37,8 @@ def __getattr__(name: str) -> Any:
 
         return getattr(index, name)
     raise AttributeError(f"module 'chamfer' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Name what completion should show, before it is imported too."""
+    return sorted({*globals(), *__all__})

@@ -40,7 +40,9 @@ def maxsim_topk(
     num_threads: int,
     isa: str,
 ) -> tuple[Float32Array, Int64Array]: ...
-def maxsim_alignment(query: Float32Array, document: FloatArray, *, isa: str) -> tuple[Float32Array, Int64Array]: ...
+def maxsim_alignment(
+    query: Float32Array, document: FloatArray, *, isa: str
+) -> tuple[float, Float32Array, Int64Array]: ...
 def draw_fde_matrices(
     layout: Layout,
     seed: int,
@@ -50,10 +52,17 @@ def draw_fde_matrices(
     num_simhash_projections: int,
     projection_dimension: int,
 ) -> tuple[Float32Array, Float32Array]: ...
-def draw_count_sketch(seed: int, num_coordinates: int, final_dimension: int) -> tuple[Int32Array, Float32Array]: ...
-
+def draw_count_sketch(
+    seed: int, num_coordinates: int, final_projection_dimension: int
+) -> tuple[Int32Array, Float32Array]: ...
+def draw_final_bits(seed: int, num_coordinates: int, final_projection_dimension: int) -> NDArray[np.uint8]: ...
 def project_signs(
-    encodings: Float32Array, sign_bits: NDArray[np.uint8], final_dimension: int, *, num_threads: int, isa: str
+    encodings: Float32Array,
+    final_bits: NDArray[np.uint8],
+    final_projection_dimension: int,
+    *,
+    num_threads: int,
+    isa: str,
 ) -> Float32Array: ...
 
 class FdeEncoder:
@@ -66,7 +75,7 @@ class FdeEncoder:
         fill_empty_partitions: bool,
         sketch_columns: Int32Array | None = None,
         sketch_signs: Float32Array | None = None,
-        final_dimension: int = 0,
+        final_projection_dimension: int = 0,
         isa: str,
     ) -> None: ...
     @property

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from chamfer.errors import LockedIndexError
+
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[IO[bytes]]:
@@ -38,3 +40,29 @@ def sync_folder(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def locked_file(path: Path) -> Iterator[None]:
+    """Hold a lock of the system's on a file; it falls with the process that holds it, however that ends.
+
+    Raises:
+        LockedIndexError: somebody holds it.
+    """
+    with path.open("ab") as file:
+        try:
+            _lock(file)
+        except OSError:
+            raise LockedIndexError(f"{path.parent}: another save is under way; try again when it has ended") from None
+        yield
+
+
+def _lock(file: IO[bytes]) -> None:
+    if os.name == "nt":
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+    else:
+        import fcntl
+
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)

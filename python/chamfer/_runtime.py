@@ -58,4 +58,6 @@ def check_positive_int(value: int, argument: str) -> int:
         raise TypeError(f"{argument}: expected an int, got {type(value).__name__}") from None
     if number < 1:
         raise ValueError(f"{argument}: expected at least 1, got {number}")
+    if number >= 2**31:
+        raise ValueError(f"{argument}: expected below 2^31, got {number}")
     return number

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from chamfer.errors import CorruptIndexError
 
 # Queries that one FAISS call takes. Fixed, and each call runs on one thread: what a query finds cannot depend on
 # num_threads.
-_QUERIES_AT_A_TIME = 64
+_QUERIES_AT_A_TIME = 32
 
 
 class FaissCandidates:
@@ -36,6 +39,8 @@ class FaissCandidates:
 
     def __init__(self, index: Any, dim: int) -> None:
         if isinstance(index, str):
+            if re.search(r"HNSW[01](\D|$)", index):  # FAISS crashes on these
+                raise ValueError(f"candidates: expected at least 2 links per node in HNSW, got {index!r}")
             try:
                 made = faiss.index_factory(dim, index, faiss.METRIC_INNER_PRODUCT)
             except RuntimeError as error:
@@ -45,9 +50,12 @@ class FaissCandidates:
             self.description = index
             ivf = faiss.try_extract_index_ivf(made)
             if ivf is not None:
+                if ivf.nlist < 1:
+                    raise ValueError(f"candidates: expected at least one inverted list, got {index!r}")
                 ivf.nprobe = max(1, ivf.nlist // 4)
         elif isinstance(index, faiss.Index):
-            made = index
+            # What is still empty will be filled: in a copy, so that the caller's can serve again.
+            made = faiss.clone_index(index) if index.ntotal == 0 else index
             self.description = type(index).__name__
         else:
             raise TypeError(
@@ -61,6 +69,7 @@ class FaissCandidates:
                 "encodings approximate MaxSim by inner products"
             )
         self._index = made
+        self._nbytes: int | None = None
 
     @property
     def num_documents(self) -> int:
@@ -74,7 +83,9 @@ class FaissCandidates:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the index when written."""
+        """Bytes of the index when written; found by writing it to nowhere, once after each change."""
+        if self._nbytes is not None:
+            return self._nbytes
         total = 0
 
         def count(data: bytes) -> int:
@@ -82,23 +93,26 @@ class FaissCandidates:
             total += len(data)
             return len(data)
 
-        writer = faiss.BufferedIOWriter(faiss.PyCallbackIOWriter(count))  # type: ignore[attr-defined]  # not in its stubs
-        faiss.write_index(self._index, writer)
-        del writer  # flushes
+        faiss.write_index(self._index, _writer(count))
+        self._nbytes = total
         return total
 
-    def train(self, encodings: NDArray[np.float32]) -> None:
+    def train(self, encodings: NDArray[np.float32], num_threads: int) -> None:
         """Fit the index (its centroids, ranges or codebooks) to sample encodings, shape (n, dim)."""
-        try:
+        with self._translated(f"train on {len(encodings)} encodings"), _faiss_threads(num_threads):
             self._index.train(encodings)
-        except RuntimeError as error:
-            raise ValueError(
-                f"candidates: FAISS cannot train {self.description!r} on {len(encodings)} encodings: {_cause(error)}"
-            ) from None
 
-    def add(self, encodings: NDArray[np.float32]) -> None:
+    def add(self, encodings: NDArray[np.float32], num_threads: int) -> None:
         """Append encodings, shape (n, dim); they become the next rows."""
-        self._index.add(encodings)
+        with self._translated("add encodings"), _faiss_threads(num_threads):
+            self._index.add(encodings)
+        self._nbytes = None
+
+    def holds(self, encodings: NDArray[np.float32], rows: NDArray[np.int64]) -> bool:
+        """Whether these encodings, taken at these rows, find themselves: most do, near the top, whatever the index."""
+        closest = max(3, self.num_documents // 20)
+        _, found = self.search(encodings, min(closest, self.num_documents), 1)
+        return bool((found == rows[:, None]).any(axis=1).mean() > 0.5)
 
     def search(
         self, encodings: NDArray[np.float32], num_candidates: int, num_threads: int
@@ -111,13 +125,41 @@ class FaissCandidates:
             end = min(begin + _QUERIES_AT_A_TIME, len(encodings))
             self._index.search(encodings[begin:end], num_candidates, D=scores[begin:end], I=rows[begin:end])
 
-        _on_threads(search_stretch, range(0, len(encodings), _QUERIES_AT_A_TIME), num_threads)
+        with self._translated("search"):
+            _on_threads(search_stretch, range(0, len(encodings), _QUERIES_AT_A_TIME), num_threads)
         scores[rows < 0] = -np.inf
         return scores, rows
 
     def save(self, path: Path) -> None:
-        """Write the FAISS index to a file."""
-        faiss.write_index(self._index, str(path))
+        """Write the FAISS index to a file.
+
+        Raises:
+            OSError: the disk is full or not writable. (FAISS's own writer does not always notice.)
+        """
+        failure: list[OSError] = []
+        with path.open("wb") as file:
+
+            def write(data: bytes) -> int:
+                try:
+                    return file.write(data)
+                except OSError as error:
+                    failure.append(error)
+                    raise
+
+            try:
+                faiss.write_index(self._index, _writer(write))
+            except Exception:
+                if failure:
+                    raise failure[0] from None
+                raise
+
+    @contextmanager
+    def _translated(self, doing: str) -> Iterator[None]:
+        """Turn FAISS's errors into ValueError that names the argument."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise ValueError(f"candidates: FAISS cannot {doing} with {self.description!r}: {_cause(error)}") from None
 
     @classmethod
     def load(cls, path: Path, dim: int, description: str) -> FaissCandidates:
@@ -134,17 +176,41 @@ class FaissCandidates:
         return self
 
 
-def _on_threads(work: Any, items: Iterable[int], num_threads: int) -> None:
-    """Call work(item) for each item, FAISS on one thread: OpenMP's number of threads is the calling thread's own."""
-    items = list(items)
+def _writer(write: Callable[[bytes], int]) -> Any:
+    """Return a FAISS writer that calls write(bytes)."""
+    return faiss.PyCallbackIOWriter(write)  # type: ignore[attr-defined]  # not in its stubs
+
+
+_in_forked_child = False
+
+
+def _mark_forked_child() -> None:
+    global _in_forked_child
+    _in_forked_child = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_mark_forked_child)
+
+
+@contextmanager
+def _faiss_threads(num_threads: int) -> Iterator[None]:
+    """Let FAISS use so many threads in this block: OpenMP's number, which belongs to the calling thread."""
+    before = faiss.omp_get_max_threads()
+    # The parent's OpenMP threads do not exist in a forked child, where waiting for them would take for ever.
+    faiss.omp_set_num_threads(1 if _in_forked_child else num_threads)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def _on_threads(work: Callable[[int], None], items: Sequence[int], num_threads: int) -> None:
+    """Call work(item) for each item, with FAISS on one thread in each of ours."""
     if num_threads == 1 or len(items) < 2:
-        before = faiss.omp_get_max_threads()
-        faiss.omp_set_num_threads(1)
-        try:
+        with _faiss_threads(1):
             for item in items:
                 work(item)
-        finally:
-            faiss.omp_set_num_threads(before)
         return
     workers = min(num_threads, len(items))
     with ThreadPoolExecutor(workers, initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from chamfer import _core
 from chamfer._runtime import check_positive_int, resolve_isa, resolve_num_threads
-from chamfer.token_vectors import TokenVectors, TokenVectorsLike, as_one_item, as_token_vectors
+from chamfer.token_vectors import MAGNITUDE_LIMIT, TokenVectors, TokenVectorsLike, as_one_item, as_token_vectors
 
 
 class Alignment(NamedTuple):
@@ -141,11 +141,8 @@ def maxsim_alignment(query: TokenVectorsLike, document: TokenVectorsLike, *, isa
     """
     q = as_one_item(query, "query").astype(np.float32, copy=False)
     d = as_one_item(document, "document")
-    _check_dims(q.shape[1], d.shape[1])
-    similarities, document_tokens = _core.maxsim_alignment(q, d, isa=resolve_isa(isa))
-    # in order and in double, as the core sums: np.sum would add in pairs
-    score = -np.inf if len(d) == 0 else np.add.accumulate(np.append(0.0, similarities))[-1]
-    return Alignment(float(np.float32(score)), similarities, document_tokens)
+    _check_dims(q.shape[1], d.shape[1], "query", "document")
+    return Alignment(*_core.maxsim_alignment(q, d, isa=resolve_isa(isa)))
 
 
 def _collections(queries: TokenVectorsLike, documents: TokenVectorsLike) -> tuple[TokenVectors, TokenVectors]:
@@ -157,9 +154,9 @@ def _collections(queries: TokenVectorsLike, documents: TokenVectorsLike) -> tupl
     return q, d
 
 
-def _check_dims(query_dim: int, document_dim: int) -> None:
+def _check_dims(query_dim: int, document_dim: int, queries: str = "queries", documents: str = "documents") -> None:
     if query_dim != document_dim:
-        raise ValueError(f"queries: expected dim {document_dim} as the documents, got {query_dim}")
+        raise ValueError(f"{queries}: expected dim {document_dim} as the {documents}, got {query_dim}")
 
 
 def _check_weights(query_weights: ArrayLike | None, queries: TokenVectors) -> NDArray[np.float32] | None:
@@ -173,9 +170,12 @@ def _check_weights(query_weights: ArrayLike | None, queries: TokenVectors) -> ND
             f"query_weights: expected shape ({queries.num_tokens},), one per token of all queries, got {weights.shape}"
         )
     with np.errstate(over="ignore"):  # becomes an infinity, which is refused
-        weights = np.ascontiguousarray(weights, np.float32)
-    if not np.isfinite(weights).all():
-        raise ValueError(f"query_weights: expected finite numbers, got {weights[~np.isfinite(weights)][0]}")
+        weights = np.require(weights, np.float32, ["C", "A"])
+    fitting = np.abs(weights) < MAGNITUDE_LIMIT  # False for NaN
+    if not fitting.all():
+        wrong = weights[~fitting][0]
+        wanted = "numbers below 2^50" if np.isfinite(wrong) else "finite numbers"
+        raise ValueError(f"query_weights: expected {wanted}, got {wrong}")
     return weights
 
 
@@ -194,4 +194,4 @@ def _check_candidates(
     if rows.size and (rows.min() < -1 or rows.max() >= len(documents)):
         wrong = rows[(rows < -1) | (rows >= len(documents))][0]
         raise ValueError(f"candidates: expected rows from -1 (none) to {len(documents) - 1}, got {wrong}")
-    return np.ascontiguousarray(rows, np.int64)
+    return np.require(rows, np.int64, ["C", "A"])

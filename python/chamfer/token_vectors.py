@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -11,9 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from chamfer import _core
 from chamfer._runtime import resolve_num_threads
 
-# Inner products of numbers below it stay finite in float32 at any dim: no score is NaN, and -inf means an empty
-# document.
-_MAGNITUDE_LIMIT = 2.0**50
+# Inner products of numbers below it stay finite in float32 (at any dim below 2^27): no score is NaN, and -inf means an
+# empty document.
+MAGNITUDE_LIMIT = 2.0**50
 
 FloatArray: TypeAlias = "NDArray[np.float32] | NDArray[np.float16]"
 # What a function takes where it wants a collection: TokenVectors, a list of 2-D arrays, a 3-D or 2-D array, torch or
@@ -43,26 +44,7 @@ class TokenVectors:
     __slots__ = ("_offsets", "_vectors")
 
     def __init__(self, vectors: Any, offsets: ArrayLike) -> None:
-        array = _float_array(vectors, "vectors")
-        if array.ndim != 2:
-            raise ValueError(
-                f"vectors: expected shape (num_tokens, dim), got {array.shape}; "
-                "use TokenVectors.from_list for a list or 3-D array"
-            )
-        if array.shape[1] == 0:
-            raise ValueError(f"vectors: expected at least one dimension per vector, got shape {array.shape}")
-        self._vectors: FloatArray = _contiguous(array)
-        self._offsets = _check_offsets(offsets, len(array))
-        row = _core.first_row_out_of_range(self._vectors, resolve_num_threads(None))
-        if row >= 0:
-            item = int(np.searchsorted(self._offsets, row, side="right")) - 1
-            values = self._vectors[row].astype(np.float32)
-            dim = int(np.flatnonzero(~(np.abs(values) < _MAGNITUDE_LIMIT))[0])
-            raise ValueError(
-                f"vectors: expected {'numbers below 2^50' if np.isfinite(values[dim]) else 'finite numbers'}, "
-                f"got {values[dim]} in row {row} "
-                f"(item {item}, token {row - int(self._offsets[item])}), dimension {dim}"
-            )
+        self._fill(vectors, offsets, "vectors")
 
     @classmethod
     def from_list(cls, arrays: Any) -> TokenVectors:
@@ -78,33 +60,65 @@ class TokenVectors:
             ValueError: the items differ in dim, an item is not 2-D, or there is no item to tell the dim (then call
                 `TokenVectors(np.empty((0, dim), np.float32), [0])`).
         """
+        return cls._from_items(arrays, "arrays")
+
+    def _fill(self, vectors: Any, offsets: ArrayLike, argument: str) -> None:
+        """Check and keep the arrays; errors about vectors name `argument`."""
+        array = _float_array(vectors, argument)
+        if array.ndim != 2:
+            raise ValueError(
+                f"{argument}: expected shape (num_tokens, dim), got {array.shape}; "
+                "use TokenVectors.from_list for a list or 3-D array"
+            )
+        if not 1 <= array.shape[1] < 2**27:
+            raise ValueError(f"{argument}: expected at least one dimension per vector (below 2^27), got {array.shape}")
+        self._vectors: FloatArray = _contiguous(array)
+        self._offsets = _check_offsets(offsets, len(array))
+        row = _core.first_row_out_of_range(self._vectors, resolve_num_threads(None))
+        if row >= 0:
+            item = int(np.searchsorted(self._offsets, row, side="right")) - 1
+            values = self._vectors[row].astype(np.float32)
+            dim = int(np.flatnonzero(~(np.abs(values) < MAGNITUDE_LIMIT))[0])
+            raise ValueError(
+                f"{argument}: expected {'numbers below 2^50' if np.isfinite(values[dim]) else 'finite numbers'}, "
+                f"got {values[dim]} in row {row} "
+                f"(item {item}, token {row - int(self._offsets[item])}), dimension {dim}"
+            )
+
+    @classmethod
+    def _from_items(cls, arrays: Any, argument: str) -> TokenVectors:
+        self = cls.__new__(cls)
         if not isinstance(arrays, (list, tuple)):
-            array = _float_array(arrays, "arrays")
+            array = _float_array(arrays, argument)
+            if array.ndim == 2:
+                self._fill(array, [0, len(array)], argument)
+                return self
             if array.ndim != 3:
                 raise ValueError(
-                    f"arrays: expected a list of 2-D arrays or one of shape (n, t, dim), got {array.shape}"
+                    f"{argument}: expected a list of 2-D arrays, or one of shape (n, t, dim), got {array.shape}"
                 )
             n, num_tokens, dim = array.shape
             flat = _contiguous(array).reshape(n * num_tokens, dim)
-            return cls(flat, np.arange(n + 1, dtype=np.int64) * num_tokens)
-        items = [_float_array(item, f"arrays[{i}]") for i, item in enumerate(arrays)]
-        dims = {item.shape[1] for item in items if item.ndim == 2}
-        if not dims:
+            self._fill(flat, np.arange(n + 1, dtype=np.int64) * num_tokens, argument)
+            return self
+        items = [_float_array(item, f"{argument}[{i}]") for i, item in enumerate(arrays)]
+        dim = next((item.shape[1] for item in items if item.ndim == 2), 0)
+        if not any(item.ndim == 2 for item in items):
             raise ValueError(
-                "arrays: expected at least one array of shape (n_i, dim) to tell the dim; "
+                f"{argument}: expected at least one array of shape (n_i, dim) to tell the dim; "
                 "an empty collection is TokenVectors(np.empty((0, dim), np.float32), [0])"
             )
-        dim = next(item.shape[1] for item in items if item.ndim == 2)
         for i, item in enumerate(items):
             if item.ndim == 1 and item.size == 0:
                 items[i] = item.reshape(0, dim)
             elif item.ndim != 2:
-                raise ValueError(f"arrays[{i}]: expected shape (n_i, dim), got {item.shape}")
+                raise ValueError(f"{argument}[{i}]: expected shape (n_i, dim), got {item.shape}")
             elif item.shape[1] != dim:
-                raise ValueError(f"arrays[{i}]: expected dim {dim} as the items before it, got {item.shape[1]}")
+                raise ValueError(f"{argument}[{i}]: expected dim {dim} as the items before it, got {item.shape[1]}")
         offsets = np.zeros(len(items) + 1, np.int64)
         np.cumsum([len(item) for item in items], out=offsets[1:])
-        return cls(items[0] if len(items) == 1 else np.concatenate(items), offsets)
+        self._fill(items[0] if len(items) == 1 else np.concatenate(items), offsets, argument)
+        return self
 
     @classmethod
     def _trusted(cls, vectors: FloatArray, offsets: NDArray[np.int64]) -> TokenVectors:
@@ -158,6 +172,7 @@ class TokenVectors:
             raise TypeError(
                 f"TokenVectors indices must be integers, got {type(i).__name__}; use select(rows) for several items"
             )
+        i = operator.index(i)  # NumPy's small integers would overflow below
         if not -len(self) <= i < len(self):
             raise IndexError(f"item {i} is out of range for a collection of {len(self)}")
         i %= len(self)
@@ -202,20 +217,7 @@ class TokenVectors:
 
 def as_token_vectors(value: TokenVectorsLike, argument: str) -> TokenVectors:
     """Return `value` as TokenVectors; one 2-D array is a collection of one. Errors name `argument`."""
-    if isinstance(value, TokenVectors):
-        return value
-    try:
-        if isinstance(value, (list, tuple)):
-            return TokenVectors.from_list(value)
-        array = _float_array(value, "")
-        if array.ndim == 2:
-            return TokenVectors(array, [0, len(array)])
-        return TokenVectors.from_list(array)
-    except (TypeError, ValueError) as error:
-        message = str(error)
-        for name in ("arrays", "vectors"):
-            message = message.removeprefix(name)
-        raise type(error)(argument + (message if message.startswith(("[", ":")) else f": {message}")) from None
+    return value if isinstance(value, TokenVectors) else TokenVectors._from_items(value, argument)
 
 
 def as_one_item(value: TokenVectorsLike, argument: str) -> FloatArray:
@@ -239,6 +241,8 @@ def _float_array(value: Any, argument: str) -> FloatArray:
     elif isinstance(value, TokenVectors):
         raise TypeError(f"{argument}: expected arrays, got TokenVectors")
     elif hasattr(value, "__dlpack__"):
+        if getattr(value, "is_neg", bool)():  # torch negates lazily, and DLPack would hand over the numbers before
+            value = value.resolve_neg()
         try:
             array = np.from_dlpack(value)
         except Exception as error:
@@ -276,7 +280,7 @@ def _check_offsets(offsets: ArrayLike, num_tokens: int) -> NDArray[np.int64]:
         raise TypeError(f"offsets: expected integers, got {array.dtype}")
     if array.ndim != 1 or len(array) == 0:
         raise ValueError(f"offsets: expected shape (n + 1,), got {array.shape}")
-    array = np.ascontiguousarray(array, np.int64)
+    array = np.require(array, np.int64, ["C", "A"])
     if array[0] != 0:
         raise ValueError(f"offsets: expected to start at 0, got {array[0]}")
     falls = np.flatnonzero(array[1:] < array[:-1])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chamfer.index import SearchResult
+if TYPE_CHECKING:  # the index brings faiss, which whoever searches has loaded already
+    from chamfer.index import SearchResult
 
 
 @dataclass(frozen=True)

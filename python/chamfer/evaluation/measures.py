@@ -16,8 +16,8 @@ def recall_against_exact(found_ids: ArrayLike, exact_ids: ArrayLike) -> float:
 
     Args:
         found_ids: shape (num_queries, m), int64 with -1 for none, or str with None for none; the order does not matter.
-        exact_ids: shape (num_queries, k), likewise, the `ids` of a search with `exact=True`. With m larger than k this is
-            the recall of the top k among m candidates.
+        exact_ids: shape (num_queries, k), likewise, the `ids` of a search with `exact=True`. With m larger than k this
+            is the recall of the top k among m candidates.
 
     Returns:
         A number from 0 to 1. A query whose exact answer is empty does not count.
@@ -96,7 +96,7 @@ def evaluate(
     for name in measures:
         try:
             parsed.append(ir_measures.parse_measure(name))
-        except (NameError, ValueError, SyntaxError) as error:
+        except (NameError, ValueError, SyntaxError) as error:  # noqa: PERF203  # names which one
             raise ValueError(f"measures: expected names such as nDCG@10, got {name!r} ({error})") from None
     values = ir_measures.calc_aggregate(parsed, qrels, run)
     return {name: float(values[measure]) for name, measure in zip(measures, parsed, strict=True)}

@@ -16,8 +16,8 @@ def read_qrels(path: str | os.PathLike[str]) -> Qrels:
     """Read judgements from a file of TREC's four columns or of three columns.
 
     Args:
-        path: lines of "query_id iteration document_id grade", as TREC has it, or of "query_id document_id grade", as BEIR has
-            it, between blanks or tabs; a first line whose grade is no number is taken for a heading.
+        path: lines of "query_id iteration document_id grade", as TREC has it, or of "query_id document_id grade", as
+            BEIR has it, between blanks or tabs; a first line whose grade is no number is taken for a heading.
 
     Returns:
         Grades by query id and document id, all ids as str.

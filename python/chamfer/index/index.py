@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,8 +50,9 @@ class SearchResult:
             strings, an object array of str, None where there are fewer.
         scores: float32, shape (num_queries, k): MaxSim, or the encodings' inner product if the index does not rerank;
             -inf where there are fewer.
-        timings: seconds for the whole batch by stage ("encode", "candidates", "rerank", or "exact"), and "total".
-        kept: documents per query that each stage handed on, by stage.
+        timings: seconds for the whole batch by stage ("encode", "candidates", "carve" if asked for, "rerank"; or
+            "exact"), and "total".
+        kept: documents that each stage handed on, by stage, for the query with the most.
     """
 
     ids: NDArray[Any]
@@ -81,7 +83,7 @@ class Index:
         self._candidates = candidates
         self._rerank = rerank
         self._path = path
-        self._has_empty_documents = bool((documents.lengths == 0).any())
+        self._num_empty = int((documents.lengths == 0).sum())
         self._ids_by_row: NDArray[Any] = np.empty(len(ids), object if ids and isinstance(ids[0], str) else np.int64)
         self._ids_by_row[:] = ids
         self._row_of: dict[int | str, int] | None = None
@@ -108,13 +110,14 @@ class Index:
             documents: a collection of documents, float32 or float16; kept in that precision, not copied.
             ids: one per document, all different: integers from 0 or strings. None means the rows, 0 to n - 1.
             path: folder to save the index in, see `save`.
-            reducer: makes one vector of a document. "auto" is FixedDimensionalEncoder(dim). An encoder that needs `fit`
-                and has not had it is fitted to documents and queries here.
+            reducer: makes one vector of a document; the index keeps a copy, fitted to documents and queries if
+                the reducer needs `fit` and has not had it. "auto" is FixedDimensionalEncoder(dim).
             candidates: a FAISS factory string, or a FAISS index of metric inner product, empty or filled in order.
                 "auto" scans 8-bit encodings ("SQ8") up to 20,000 documents and uses inverted lists of them beyond.
             rerank: "auto" or "exact" scores candidates by exact MaxSim at the stored precision; None returns them as
                 the encodings rank them.
             queries: sample queries, to fit the reducer; without them recall is lower (see FixedDimensionalEncoder.fit).
+                Not to be given with a reducer that is fitted or needs no fit.
             num_threads: threads to use; None means the CPUs of this process.
             progress: show progress bars (needs tqdm: pip install "chamfer[cli]").
 
@@ -122,7 +125,10 @@ class Index:
             TypeError: an argument has a wrong type or dtype.
             ValueError: no vector at all, ids that repeat or do not fit, an encoder of another dim, or a FAISS index
                 that does not fit the encoder.
+            OSError: as `save`.
         """
+        if path is not None:
+            storage.refuse_foreign(Path(path))  # now rather than when all the work is done
         collection = as_token_vectors(documents, "documents")
         if collection.num_tokens == 0:
             raise ValueError("documents: expected at least one document with a vector, got none")
@@ -132,7 +138,7 @@ class Index:
             raise ValueError(f"rerank: expected 'auto', 'exact' or None, got {rerank!r}")
         threads = resolve_num_threads(num_threads)
         if isinstance(candidates, str) and candidates == "auto":
-            candidates = _auto_candidates(len(collection))
+            candidates = _auto_candidates(len(collection), encoder.output_dimension)
         found = FaissCandidates(candidates, encoder.output_dimension)
         if found.num_documents not in (0, len(collection)):
             raise ValueError(
@@ -141,6 +147,15 @@ class Index:
             )
         if found.num_documents == 0:
             _fill_candidates(found, encoder, collection, threads, progress)
+        else:
+            rows = np.flatnonzero(collection.lengths)
+            rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), 64)).astype(np.int64)]
+            encodings = encoder.encode_documents(collection.select(rows), num_threads=threads)
+            if not found.holds(encodings, rows):
+                raise ValueError(
+                    "candidates: expected encodings of these documents, in order, in the filled FAISS index; "
+                    "most documents do not find themselves in it"
+                )
         index = cls(collection, checked_ids, encoder, found, "exact" if rerank else None)
         if path is not None:
             index.save(path)
@@ -154,6 +169,7 @@ class Index:
 
         Raises:
             FileExistsError: the folder holds something else.
+            LockedIndexError: another save to this folder is under way.
             OSError: the disk is full or not writable; an index that was there is still there.
         """
         folder = Path(path)
@@ -174,6 +190,8 @@ class Index:
     def open(cls, path: str | os.PathLike[str], mode: Literal["r"] = "r", *, verify: bool = False) -> Index:
         """Open a saved index; token vectors stay on disk and are memory-mapped.
 
+        Nobody may change or truncate the files while the index is open: `save` replaces them, it never does.
+
         Args:
             path: the folder given to `save`.
             mode: "r", read; saved indexes cannot be changed yet.
@@ -187,23 +205,29 @@ class Index:
         if mode != "r":
             raise ValueError(f"mode: expected 'r' (indexes cannot be changed in place yet), got {mode!r}")
         folder = Path(path)
-        settings, generation = storage.read(folder, verify=verify, mapped=_MAPPED)
-        reducer = FixedDimensionalEncoder.load(generation / "reducer.npz")
-        try:
-            vectors = np.load(generation / "vectors.npy", mmap_mode="r", allow_pickle=False)
-            offsets = np.load(generation / "offsets.npy", allow_pickle=False)
-            ids = json.loads((generation / "ids.json").read_bytes())
-            if vectors.ndim != 2 or vectors.shape[1] != reducer.dim or int(offsets[-1]) != len(vectors):
-                raise ValueError(
-                    f"vectors of shape {vectors.shape}, offsets to {offsets[-1]}, reducer of dim {reducer.dim}"
-                )
-        except ValueError as error:
-            raise CorruptIndexError(f"{generation}: its files do not fit together ({error})") from None
-        candidates = FaissCandidates.load(
-            generation / "candidates.faiss", reducer.output_dimension, settings["candidates"]
-        )
-        documents = TokenVectors._trusted(vectors.view(np.ndarray), offsets)
-        return cls(documents, ids, reducer, candidates, settings["rerank"], folder)
+
+        def load(settings: dict[str, Any], generation: Path) -> Index:
+            reducer = FixedDimensionalEncoder.load(generation / "reducer.npz")
+            try:
+                vectors = np.load(generation / "vectors.npy", mmap_mode="r", allow_pickle=False)
+                offsets = np.load(generation / "offsets.npy", allow_pickle=False)
+                ids = json.loads((generation / "ids.json").read_bytes())
+                name = settings["candidates"]
+                candidates = FaissCandidates.load(generation / "candidates.faiss", reducer.output_dimension, name)
+                if vectors.ndim != 2 or vectors.shape[1] != reducer.dim or int(offsets[-1]) != len(vectors):
+                    raise ValueError(f"vectors {vectors.shape}, offsets to {offsets[-1]}, reducer of dim {reducer.dim}")
+                if not len(offsets) - 1 == len(ids) == candidates.num_documents:
+                    raise ValueError(
+                        f"{len(offsets) - 1} documents, {len(ids)} ids, {candidates.num_documents} encodings"
+                    )
+                documents = TokenVectors._trusted(vectors.view(np.ndarray), offsets)
+                return cls(documents, _check_ids(ids, len(ids)), reducer, candidates, settings["rerank"], folder)
+            except CorruptIndexError:
+                raise
+            except (ValueError, KeyError, TypeError, IndexError) as error:
+                raise CorruptIndexError(f"{generation}: its files do not fit together ({error})") from None
+
+        return storage.read(folder, load, verify=verify, mapped=_MAPPED)
 
     # ── search ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -244,25 +268,27 @@ class Index:
         threads = resolve_num_threads(num_threads)
         timings: dict[str, float] = {}
         kept: dict[str, int] = {}
+        if carving_threshold is not None and (exact or not self._rerank):
+            raise ValueError("carving_threshold: expected None, since this search does not rerank")
         begin = time.perf_counter()
-        scoring_queries = query_vectors if carving_threshold is None else ball_carving(query_vectors, carving_threshold)
         if exact:
             with _timed(timings, "exact"):
-                scores, rows = maxsim_topk(scoring_queries, self._documents, k, num_threads=threads)
-            kept["exact"] = min(k, len(self))
+                scores, rows = maxsim_topk(query_vectors, self._documents, k, num_threads=threads)
+            kept["exact"] = _most_found(rows)
         else:
             with _timed(timings, "encode"):
                 encodings = self._reducer.encode_queries(query_vectors, num_threads=threads)
             with _timed(timings, "candidates"):
                 width = min(num_candidates if self._rerank else k, len(self))
                 scores, rows = self._find_candidates(encodings, width, threads)
-            kept["candidates"] = width
+            kept["candidates"] = _most_found(rows)
             if self._rerank:
+                if carving_threshold is not None:
+                    with _timed(timings, "carve"):
+                        query_vectors = ball_carving(query_vectors, carving_threshold)
                 with _timed(timings, "rerank"):
-                    scores, rows = maxsim_topk(
-                        scoring_queries, self._documents, k, candidates=rows, num_threads=threads
-                    )
-                kept["rerank"] = min(k, width)
+                    scores, rows = maxsim_topk(query_vectors, self._documents, k, candidates=rows, num_threads=threads)
+                kept["rerank"] = _most_found(rows)
             elif width < k:
                 missing = ((0, 0), (0, k - width))
                 scores = np.pad(scores, missing, constant_values=-np.inf)
@@ -275,11 +301,13 @@ class Index:
     def _find_candidates(
         self, encodings: NDArray[np.float32], width: int, num_threads: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        scores, rows = self._candidates.search(encodings, width, num_threads)
-        if self._has_empty_documents:  # their encodings are zero, which beats every negative score
+        # Encodings of empty documents are zero, which beats negative scores: as many more are fetched, then dropped.
+        num_fetched = min(width + self._num_empty, len(self))
+        scores, rows = self._candidates.search(encodings, num_fetched, num_threads)
+        if self._num_empty:
             lost = (rows >= 0) & (self._documents.lengths[rows] == 0)
             scores[lost], rows[lost] = -np.inf, -1
-            order = np.argsort(rows < 0, axis=1, kind="stable")
+            order = np.argsort(rows < 0, axis=1, kind="stable")[:, :width]
             scores, rows = np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
         return scores, rows
 
@@ -296,7 +324,10 @@ class Index:
 
         Raises:
             KeyError: no document has this id.
+            TypeError: neither an int nor a str.
         """
+        if isinstance(id, bool) or not isinstance(id, (int, str, np.integer)):
+            raise TypeError(f"id: expected an int or str as given to build, got {type(id).__name__}")
         if self._row_of is None:
             self._row_of = dict(zip(self._ids, range(len(self)), strict=True))
         try:
@@ -329,23 +360,29 @@ class Index:
         )
 
 
+def _most_found(rows: NDArray[np.int64]) -> int:
+    return int((rows >= 0).sum(axis=1).max(initial=0))
+
+
 def _check_ids(ids: Sequence[int] | Sequence[str] | NDArray[Any] | None, num_documents: int) -> list[int] | list[str]:
     if ids is None:
         return list(range(num_documents))
-    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
+    if isinstance(ids, (str, bytes)) or not isinstance(ids, (Sequence, np.ndarray)):
         raise TypeError(f"ids: expected a list of int or str, got {type(ids).__name__}")
     values: list[Any] = list(ids.tolist() if isinstance(ids, np.ndarray) else ids)
     if len(values) != num_documents:
         raise ValueError(f"ids: expected {num_documents}, one per document, got {len(values)}")
-    if all(isinstance(value, str) for value in values):
-        checked: list[Any] = [str(value) for value in values]  # numpy.str_ and other subclasses become str
-    else:
-        for row, value in enumerate(values):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-                raise TypeError(f"ids[{row}]: expected all int or all str, got {type(value).__name__}")
-            if not 0 <= value < 2**63:
-                raise ValueError(f"ids[{row}]: expected 0 to 2^63 - 1, got {value}")
-        checked = [int(value) for value in values]
+    strings = bool(values) and isinstance(values[0], str)
+    for row, value in enumerate(values):
+        fits = (
+            isinstance(value, str) if strings else isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        )
+        if not fits:
+            raise TypeError(f"ids[{row}]: expected all int or all str, got {type(value).__name__}")
+        if not strings and not 0 <= value < 2**63:
+            raise ValueError(f"ids[{row}]: expected 0 to 2^63 - 1, got {value}")
+    # str.__str__: a subclass, such as an enum's member, may call itself something else
+    checked: list[Any] = [str.__str__(value) if strings else int(value) for value in values]
     if len(set(checked)) < len(checked):
         repeated, _ = Counter(checked).most_common(1)[0]
         raise ValueError(f"ids: expected all different, got {repeated!r} twice")
@@ -363,11 +400,24 @@ def _resolve_reducer(
         raise TypeError(f"reducer: expected 'auto' or a FixedDimensionalEncoder, got {type(reducer).__name__}")
     if reducer.dim != documents.dim:
         raise ValueError(f"reducer: expected dim {documents.dim} (the documents'), got {reducer.dim}")
-    return reducer if reducer.is_fitted else reducer.fit(documents, queries)
+    own = copy.copy(reducer)  # a later fit of the caller's must not change what this index encodes queries with
+    if not own.is_fitted:
+        return own.fit(documents, queries)
+    if queries is not None:
+        raise ValueError("queries: expected None, since this reducer is fitted already or needs no fit")
+    return own
 
 
-def _auto_candidates(num_documents: int) -> str:
-    return "SQ8" if num_documents <= _LARGEST_SCAN else f"IVF{int(4 * num_documents**0.5)},SQ8"
+def _auto_candidates(num_documents: int, encoding_dimension: int) -> str:
+    if num_documents <= _LARGEST_SCAN:
+        return "SQ8"
+    # FAISS wants 39 sample encodings per list.
+    num_lists = min(int(4 * num_documents**0.5), max(1, _training_size(num_documents, encoding_dimension) // 39))
+    return f"IVF{num_lists},SQ8"
+
+
+def _training_size(num_documents: int, encoding_dimension: int) -> int:
+    return min(num_documents, max(1, _TRAINING_BYTES // (4 * encoding_dimension)))
 
 
 def _fill_candidates(
@@ -378,18 +428,22 @@ def _fill_candidates(
     progress: bool,
 ) -> None:
     """Encode the documents in batches and add them; FAISS trains first, on documents spread over the collection."""
-    encoding_bytes = 4 * encoder.output_dimension
-    if not candidates.is_trained:
-        sample_size = min(len(documents), max(1, _TRAINING_BYTES // encoding_bytes))
-        sample = np.linspace(0, len(documents) - 1, sample_size).astype(np.int64)
-        candidates.train(encoder.encode_documents(documents.select(sample), num_threads=num_threads))
-    batch = max(1, _BATCH_BYTES // encoding_bytes)
     with _progress_bar(len(documents), "encode documents", progress) as advance:
+        if not candidates.is_trained:
+            size = _training_size(len(documents), encoder.output_dimension)
+            sample = np.linspace(0, len(documents) - 1, size).astype(np.int64)
+            encodings = encoder.encode_documents(documents.select(sample), num_threads=num_threads)
+            candidates.train(encodings, num_threads)
+            if size == len(documents):  # they are all encodings, in order
+                candidates.add(encodings, num_threads)
+                advance(size)
+                return
+        batch = max(1, _BATCH_BYTES // (4 * encoder.output_dimension))
         for begin in range(0, len(documents), batch):
             end = min(begin + batch, len(documents))
             first, last = documents.offsets[begin], documents.offsets[end]
             part = TokenVectors._trusted(documents.vectors[first:last], documents.offsets[begin : end + 1] - first)
-            candidates.add(encoder.encode_documents(part, num_threads=num_threads))
+            candidates.add(encoder.encode_documents(part, num_threads=num_threads), num_threads)
             advance(end - begin)
 
 

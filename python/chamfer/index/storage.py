@@ -1,8 +1,8 @@
 """How an index lies on disk: a folder of files that is replaced in one step.
 
-    PATH/manifest.json          format version, settings, name, size and checksum of every file of the current
-    generation PATH/g-<random>/            one generation: vectors.npy, offsets.npy, ids.json, reducer.npz,
-    candidates.faiss
+- `PATH/manifest.json`: format version, settings, and name, size and checksum of every file of the current generation.
+- `PATH/g-<12 hex digits>/`: a generation, with vectors.npy, offsets.npy, ids.json, reducer.npz, candidates.faiss.
+- `PATH/lock`: held by the one who writes.
 
 A save writes a new generation, syncs it, and then replaces manifest.json; that one rename is the moment of change. A
 crash leaves the old index, and a folder that the next save removes.
@@ -13,19 +13,43 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from chamfer._files import replace_file, sync_folder
+from chamfer._files import locked_file, replace_file, sync_folder
 from chamfer.errors import CorruptIndexError
+
+_T = TypeVar("_T")
 
 FORMAT = "chamfer.Index"
 FORMAT_VERSION = 1
+FILES = frozenset({"vectors.npy", "offsets.npy", "ids.json", "reducer.npz", "candidates.faiss"})
 
 _MANIFEST = "manifest.json"
+_LOCK = "lock"
+_GENERATION = re.compile(r"g-[0-9a-f]{12}")
+_LEFT_BEHIND = re.compile(r"\.manifest\.json\.[0-9a-f]{12}")  # of a save that was killed
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raise FileExistsError unless the folder is new, empty, or an index: a save replaces what is chamfer's own."""
+    try:
+        _read_manifest(path)
+    except FileNotFoundError:
+        if not path.exists():
+            return
+        own = (_GENERATION, _LEFT_BEHIND, re.compile(_LOCK))
+        if all(any(pattern.fullmatch(entry.name) for pattern in own) for entry in path.iterdir()):
+            return
+    except CorruptIndexError:
+        pass  # a damaged index, or another program's manifest: neither is to be lost in silence
+    else:
+        return
+    raise FileExistsError(f"{path}: holds files that are not an index; choose a new or empty folder")
 
 
 def write(path: Path, settings: Mapping[str, Any], writers: Mapping[str, Callable[[Path], None]]) -> None:
@@ -33,48 +57,70 @@ def write(path: Path, settings: Mapping[str, Any], writers: Mapping[str, Callabl
 
     Raises:
         FileExistsError: the folder holds something that is no index.
+        LockedIndexError: another save is under way.
     """
+    refuse_foreign(path)
     path.mkdir(parents=True, exist_ok=True)
-    if not (path / _MANIFEST).exists() and any(not entry.name.startswith("g-") for entry in path.iterdir()):
-        raise FileExistsError(f"{path}: holds files that are not an index; choose a new or empty folder")
-    generation = path / f"g-{secrets.token_hex(6)}"
-    generation.mkdir()
-    try:
-        files = {}
-        for name, writer in writers.items():
-            writer(generation / name)
-            files[name] = {"bytes": (generation / name).stat().st_size, "blake2b": _sync_and_hash(generation / name)}
-        sync_folder(generation)
-        sync_folder(path)
-        manifest = {
-            "format": FORMAT,
-            "version": FORMAT_VERSION,
-            "generation": generation.name,
-            "settings": dict(settings),
-            "files": files,
-        }
-        text = json.dumps(manifest, indent=1)
-        with replace_file(path / _MANIFEST) as file:
-            file.write(json.dumps({"checksum": _text_hash(text), "manifest": text}).encode())
-    except BaseException:
-        shutil.rmtree(generation, ignore_errors=True)
-        raise
-    for old in path.glob("g-*"):
-        if old != generation:
-            shutil.rmtree(old, ignore_errors=True)  # on Windows a mapped file stays until the next save
+    with locked_file(path / _LOCK):
+        generation = path / f"g-{secrets.token_hex(6)}"
+        generation.mkdir()
+        try:
+            files = {}
+            for name, writer in writers.items():
+                writer(generation / name)
+                size = (generation / name).stat().st_size
+                files[name] = {"bytes": size, "blake2b": _sync_and_hash(generation / name)}
+            sync_folder(generation)
+            sync_folder(path)
+            manifest = {
+                "format": FORMAT,
+                "version": FORMAT_VERSION,
+                "generation": generation.name,
+                "settings": dict(settings),
+                "files": files,
+            }
+            text = json.dumps(manifest, indent=1)
+            with replace_file(path / _MANIFEST) as file:
+                file.write(json.dumps({"checksum": _text_hash(text), "manifest": text}).encode())
+        except BaseException:
+            shutil.rmtree(generation, ignore_errors=True)
+            raise
+        for entry in path.iterdir():
+            if _LEFT_BEHIND.fullmatch(entry.name):
+                entry.unlink(missing_ok=True)
+            elif _GENERATION.fullmatch(entry.name) and entry != generation:
+                shutil.rmtree(entry, ignore_errors=True)  # on Windows a mapped file stays until the next save
 
 
-def read(path: Path, *, verify: bool, mapped: frozenset[str]) -> tuple[dict[str, Any], Path]:
-    """Return the settings and the folder of the current generation, its files checked.
+def read(path: Path, load: Callable[[dict[str, Any], Path], _T], *, verify: bool, mapped: frozenset[str]) -> _T:
+    """Return load(settings, folder of the current generation), its files checked before.
 
-    Sizes are always checked, checksums of all files but `mapped` ones, which are not read here; `verify` checks those
-    too.
+    Sizes are always checked, checksums of all files but `mapped` ones, which `load` maps; `verify` checks those too.
 
     Raises:
         FileNotFoundError: there is no index at this path.
         CorruptIndexError: a file is missing, cut short or changed.
         ValueError: a newer chamfer wrote the index.
     """
+    while True:
+        manifest = _read_manifest(path)
+        if manifest["version"] != FORMAT_VERSION:
+            raise ValueError(
+                f"{path}: format version {manifest['version']}, this chamfer reads {FORMAT_VERSION}; upgrade chamfer"
+            )
+        generation = path / manifest["generation"]
+        try:
+            if set(manifest["files"]) != FILES:
+                raise CorruptIndexError(f"{path}: expected files {sorted(FILES)}, got {sorted(manifest['files'])}")
+            _check_files(generation, manifest["files"], verify, mapped)
+            return load(manifest["settings"], generation)
+        except (CorruptIndexError, FileNotFoundError) as error:
+            # A save may have replaced the index, and removed these files, while they were read.
+            if _read_manifest(path)["generation"] == manifest["generation"]:
+                raise CorruptIndexError(str(error)) from None
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         stored = (path / _MANIFEST).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -83,26 +129,31 @@ def read(path: Path, *, verify: bool, mapped: frozenset[str]) -> tuple[dict[str,
         envelope = json.loads(stored)
         if _text_hash(envelope["manifest"]) != envelope["checksum"]:
             raise ValueError("its checksum differs")
-        manifest = json.loads(envelope["manifest"])
+        manifest: dict[str, Any] = json.loads(envelope["manifest"])
         if manifest["format"] != FORMAT:
             raise ValueError(f"its format is {manifest['format']!r}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if not _GENERATION.fullmatch(manifest["generation"]):
+            raise ValueError("it names a folder outside the index")
+        for part in ("version", "settings", "files"):
+            manifest[part]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptIndexError(f"{path / _MANIFEST}: damaged, or not chamfer's ({error})") from None
-    if manifest["version"] != FORMAT_VERSION:
-        raise ValueError(
-            f"{path}: format version {manifest['version']}, this chamfer reads {FORMAT_VERSION}; upgrade chamfer"
-        )
-    generation = path / manifest["generation"]
-    for name, expected in manifest["files"].items():
+    return manifest
+
+
+def _check_files(generation: Path, files: Mapping[str, Any], verify: bool, mapped: frozenset[str]) -> None:
+    for name, expected in files.items():
         file = generation / name
-        if not file.is_file():
-            raise CorruptIndexError(f"{file}: missing; restore the folder from a copy or build the index again")
-        size = file.stat().st_size
-        if size != expected["bytes"]:
-            raise CorruptIndexError(f"{file}: expected {expected['bytes']} bytes, got {size}")
-        if (verify or name not in mapped) and _hash(file) != expected["blake2b"]:
-            raise CorruptIndexError(f"{file}: its contents changed since it was written (checksum differs)")
-    return manifest["settings"], generation
+        try:
+            size = file.stat().st_size
+            if size != expected["bytes"]:
+                raise CorruptIndexError(f"{file}: expected {expected['bytes']} bytes, got {size}")
+            if (verify or name not in mapped) and _hash(file) != expected["blake2b"]:
+                raise CorruptIndexError(f"{file}: its contents changed since it was written (checksum differs)")
+        except FileNotFoundError:
+            raise CorruptIndexError(
+                f"{file}: missing; restore the folder from a copy or build the index again"
+            ) from None
 
 
 def _text_hash(text: str) -> str:

@@ -30,7 +30,7 @@ def ball_carving(queries: TokenVectorsLike, threshold: float = 0.95) -> TokenVec
 
     Source: MUVERA (arXiv 2405.19504), section C.3.
     """
-    if isinstance(threshold, bool) or not isinstance(threshold, (int, float, np.number)):
+    if isinstance(threshold, bool) or not isinstance(threshold, (int, float, np.integer, np.floating)):
         raise TypeError(f"threshold: expected a number, got {type(threshold).__name__}")
     if np.isnan(threshold):
         raise ValueError("threshold: expected a number, got nan")

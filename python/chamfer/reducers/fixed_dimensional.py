@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import zlib
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
@@ -23,9 +22,6 @@ _FORMAT_VERSION = 1
 
 # Numbers of an encoding; a document then takes up to 8 GB, far past any use, and every size fits the core's arithmetic.
 _MAX_ENCODING_DIMENSION = 2**31
-
-# Rows of the paper's final projection that one random stream draws. Part of the format: it decides the numbers.
-_FINAL_ROWS = 256
 
 # Bytes of encodings that wait for the paper's final projection.
 _FINAL_BATCH_BYTES = 16 * 2**20
@@ -194,7 +190,7 @@ class FixedDimensionalEncoder:
             "checksum": _checksum(self._parameters, arrays),
         }
         with replace_file(Path(path)) as file:
-            np.savez(file, allow_pickle=False, header=np.array(json.dumps(header)), **arrays)
+            np.savez(file, **{"header": np.array(json.dumps(header)), **arrays})  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FixedDimensionalEncoder:
@@ -324,20 +320,7 @@ class FixedDimensionalEncoder:
             columns, signs = _core.draw_count_sketch(self.seed, self.encoding_dimension, final)
             matrices |= {"sketch_columns": columns, "sketch_signs": signs}
         elif final is not None:
-            bits = np.empty((self.encoding_dimension, -(-final // 8)), np.uint8)
-            for block, begin in enumerate(range(0, len(bits), _FINAL_ROWS)):
-                rows = bits[begin : begin + _FINAL_ROWS]
-                seed = zlib.crc32(f"final projection of {self.seed}, block {block}".encode())
-                _, drawn = _core.draw_fde_matrices(
-                    "paper",
-                    seed,
-                    dim=final,
-                    num_repetitions=1,
-                    num_simhash_projections=0,
-                    projection_dimension=len(rows),
-                )
-                rows[:] = np.packbits(drawn[0] > 0, axis=1)
-            matrices["final_bits"] = bits
+            matrices["final_bits"] = _core.draw_final_bits(self.seed, self.encoding_dimension, final)
         return matrices
 
     def _set_matrices(self, matrices: dict[str, NDArray[Any]]) -> None:
@@ -356,7 +339,7 @@ class FixedDimensionalEncoder:
                 fill_empty_partitions=self.fill_empty_partitions,
                 sketch_columns=self._matrices["sketch_columns"] if sketched else None,
                 sketch_signs=self._matrices["sketch_signs"] if sketched else None,
-                final_dimension=cast(int, self.final_projection_dimension) if sketched else 0,
+                final_projection_dimension=cast(int, self.final_projection_dimension) if sketched else 0,
                 isa=isa,
             )
         return self._encoders[isa]

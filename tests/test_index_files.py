@@ -1,0 +1,222 @@
+"""Index on disk: what was saved opens, what is damaged or foreign is refused, and a save is whole or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import chamfer as ch
+from chamfer import candidates as candidates_module
+from samples import off_centre_collection
+
+# ── files ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("candidates", ["Flat", "IVF4,SQ8"])
+def test_an_opened_index_answers_as_the_saved_one(tmp_path, queries, dtype, candidates):
+    documents = off_centre_collection(np.random.default_rng(3), [5, 0, 9, 30, 1, 7] * 30, dtype)
+    index = ch.Index.build(documents, candidates=candidates, path=tmp_path / "deep" / "index", queries=queries)
+    opened = ch.Index.open(tmp_path / "deep" / "index", verify=True)
+    for options in ({}, {"exact": True}, {"num_candidates": 12}):
+        before, after = index.search(queries, **options), opened.search(queries, **options)
+        np.testing.assert_array_equal(before.ids, after.ids)
+        np.testing.assert_array_equal(before.scores, after.scores)
+    assert opened.get(3).dtype == dtype
+    assert len(opened) == len(documents)
+    assert opened.stats() == index.stats()
+
+
+def test_token_vectors_of_an_opened_index_stay_on_disk(tmp_path, index, documents):
+    index.save(tmp_path)
+    opened = ch.Index.open(tmp_path)
+    base = opened.get(0)
+    while base.base is not None and not isinstance(base, np.memmap):
+        base = base.base
+    assert isinstance(base, np.memmap)
+    assert not opened.get(0).flags.writeable
+
+
+def test_saving_again_replaces_the_index_and_open_readers_keep_the_old_one(tmp_path, documents, queries):
+    ch.Index.build(documents, path=tmp_path)
+    reader = ch.Index.open(tmp_path)
+    before = reader.search(queries, exact=True)
+    ch.Index.build(documents.select(range(50)), path=tmp_path)
+    assert len(ch.Index.open(tmp_path)) == 50
+    np.testing.assert_array_equal(reader.search(queries, exact=True).ids, before.ids)
+    assert len([entry for entry in tmp_path.iterdir() if entry.is_dir()]) == 1  # the old generation is gone
+
+
+def test_an_opened_index_can_be_saved_over_itself(tmp_path, documents, queries):
+    ch.Index.build(documents, path=tmp_path)
+    opened = ch.Index.open(tmp_path)
+    before = opened.search(queries)
+    opened.save(tmp_path)
+    np.testing.assert_array_equal(ch.Index.open(tmp_path, verify=True).search(queries).ids, before.ids)
+
+
+def test_a_failed_save_leaves_the_old_index(tmp_path, documents, index, monkeypatch):
+    ch.Index.build(documents.select(range(40)), path=tmp_path)
+
+    def no_space(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(candidates_module.FaissCandidates, "save", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        index.save(tmp_path)
+    assert len(ch.Index.open(tmp_path, verify=True)) == 40
+    assert len([entry for entry in tmp_path.iterdir() if entry.is_dir()]) == 1
+
+
+def test_a_save_killed_before_its_last_step_leaves_the_old_index(tmp_path, documents):
+    ch.Index.build(documents.select(range(40)), path=tmp_path / "index")
+    np.savez(tmp_path / "more.npz", vectors=documents.vectors, offsets=documents.offsets)
+    script = (
+        "import os, sys, numpy as np, chamfer as ch\n"
+        "from chamfer.index import storage\n"
+        "storage.replace_file = lambda path: os.kill(os.getpid(), 9)\n"
+        "data = np.load(sys.argv[1])\n"
+        "ch.Index.build(ch.TokenVectors(data['vectors'], data['offsets']), path=sys.argv[2])\n"
+    )
+    died = subprocess.run([sys.executable, "-c", script, tmp_path / "more.npz", tmp_path / "index"], check=False)
+    assert died.returncode == -9
+    assert len(ch.Index.open(tmp_path / "index", verify=True)) == 40
+    ch.Index.build(documents, path=tmp_path / "index")  # the next save removes what the killed one left
+    assert len([entry for entry in (tmp_path / "index").iterdir() if entry.is_dir()]) == 1
+
+
+def saved_files(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if file.is_file())
+
+
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "vectors.npy", "offsets.npy", "ids.json", "reducer.npz", "candidates.faiss"]
+)
+@pytest.mark.parametrize("damage", ["flip", "truncate", "extend", "remove", "empty"])
+def test_damaged_files_are_named_and_refused(tmp_path, documents, name, damage):
+    ch.Index.build(documents.select(range(30)), path=tmp_path)
+    (file,) = [file for file in saved_files(tmp_path) if file.name == name]
+    content = bytearray(file.read_bytes())
+    if damage == "flip":
+        content[len(content) * 2 // 3] ^= 4
+    elif damage == "truncate":
+        del content[len(content) // 2 :]
+    elif damage == "extend":
+        content += b"\0"
+    elif damage == "empty":
+        content.clear()
+    file.write_bytes(content)
+    if damage == "remove":
+        file.unlink()
+    error = FileNotFoundError if (name, damage) == ("manifest.json", "remove") else ch.CorruptIndexError
+    with pytest.raises(error, match=name):
+        ch.Index.open(tmp_path, verify=True)
+
+
+def test_what_is_no_index_is_not_opened(tmp_path):
+    for path in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(FileNotFoundError, match="no index here"):
+            ch.Index.open(path)
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(ch.CorruptIndexError, match="damaged, or not chamfer's"):
+        ch.Index.open(tmp_path)
+
+
+def test_a_folder_with_other_files_is_not_overwritten(tmp_path, index):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(FileExistsError, match="holds files that are not an index"):
+        index.save(tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_an_index_of_a_newer_format_asks_for_an_upgrade(tmp_path, index):
+    from chamfer.index import storage
+
+    index.save(tmp_path)
+    envelope = json.loads((tmp_path / "manifest.json").read_text())
+    manifest = json.loads(envelope["manifest"]) | {"version": 99}
+    text = json.dumps(manifest)
+    (tmp_path / "manifest.json").write_text(json.dumps({"manifest": text, "checksum": storage._text_hash(text)}))
+    with pytest.raises(ValueError, match="format version 99, this chamfer reads 1; upgrade chamfer"):
+        ch.Index.open(tmp_path)
+
+
+def test_the_golden_index_of_format_1_opens_for_ever(tmp_path):
+    golden = Path(__file__).parent / "data" / "index_v1"
+    shutil.copytree(golden / "index", tmp_path / "index")
+    expected = np.load(golden / "expected.npz")
+    index = ch.Index.open(tmp_path / "index", verify=True)
+    result = index.search(expected["query"], 5, num_candidates=8)
+    assert result.ids[0].tolist() == expected["ids"].tolist()
+    np.testing.assert_allclose(result.scores[0], expected["scores"], rtol=1e-6)  # the last bit may differ by machine
+
+
+@pytest.mark.parametrize(
+    "names", [["manifest.json", "g-photos/x.jpg"], ["g-photos/x.jpg"], ["manifest.json"], ["lock2"]]
+)
+def test_other_programs_files_are_never_removed(tmp_path, documents, index, names):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"name": "a web app"}')
+    for save in (index.save, lambda path: ch.Index.build(documents, path=path)):
+        with pytest.raises(FileExistsError, match="holds files that are not an index"):
+            save(tmp_path)
+    assert sorted(str(f.relative_to(tmp_path)) for f in tmp_path.rglob("*") if f.is_file()) == sorted(names)
+
+
+def test_what_a_killed_first_save_left_does_not_block_the_next(tmp_path, index):
+    (tmp_path / ".manifest.json.0123456789ab").write_text("half")
+    (tmp_path / "g-0123456789ab").mkdir()
+    index.save(tmp_path)
+    assert len(ch.Index.open(tmp_path)) == len(index)
+    assert sorted(entry.name.partition("-")[0] for entry in tmp_path.iterdir()) == ["g", "lock", "manifest.json"]
+
+
+def test_a_second_save_at_the_same_time_is_refused(tmp_path, index, monkeypatch):
+    index.save(tmp_path)
+    other = ch.Index.open(tmp_path)
+    save = candidates_module.FaissCandidates.save
+
+    def save_meanwhile(self, path):
+        with pytest.raises(ch.LockedIndexError, match="another save is under way"):
+            other.save(tmp_path)
+        save(self, path)
+
+    monkeypatch.setattr(candidates_module.FaissCandidates, "save", save_meanwhile)
+    index.save(tmp_path)
+    assert len(ch.Index.open(tmp_path, verify=True)) == len(index)
+
+
+def test_open_while_another_saves_always_finds_an_index(tmp_path, documents):
+    first, second = (ch.Index.build(documents.select(range(n))) for n in (40, 50))
+    first.save(tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        saving = pool.submit(lambda: [index.save(tmp_path) for _ in range(15) for index in (second, first)])
+        opened = 0
+        while not saving.done():
+            assert len(ch.Index.open(tmp_path)) in (40, 50)
+            opened += 1
+        saving.result()
+    assert opened > 5
+
+
+def test_only_mode_r_opens(tmp_path, index):
+    index.save(tmp_path)
+    assert len(ch.Index.open(tmp_path, "r")) == len(index)
+    with pytest.raises(ValueError, match="mode: expected 'r'"):
+        ch.Index.open(tmp_path, mode="a")
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
+def test_an_unwritable_folder_is_an_oserror(tmp_path, index):
+    tmp_path.chmod(0o500)
+    with pytest.raises(OSError, match="denied"):
+        index.save(tmp_path / "index")
