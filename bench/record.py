@@ -45,7 +45,8 @@ def begin(command: str, settings: dict[str, Any]) -> dict[str, Any]:
     return {
         "format": "chamfer-bench",
         "version": 1,
-        "command": f"python -m bench {' '.join([command, *sys.argv[2:]])}",
+        # Paths end at their last part: where somebody keeps data is no part of a result.
+        "command": f"python -m bench {' '.join([command, *(Path(part).name for part in sys.argv[2:])])}",
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "environment": environment(),
         "settings": settings,
