@@ -73,7 +73,7 @@ def environment() -> dict[str, Any]:
         "cpu_flags": sorted(_TELLING_FLAGS & set((_cpu_info("flags") or _cpu_info("Features")).split())),
         "num_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "last_cache_bytes": last_cache_bytes(),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "available_isas": list(ch.available_isas()),
         "best_isa": ch.best_isa(),
         "chamfer": ch.__version__,

@@ -7,6 +7,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -76,6 +77,39 @@ size_t positive(int64_t value, const char* name) {
     return static_cast<size_t>(value);
 }
 
+// Ctrl-C and other signals: Python's handlers run in the calling thread, every tenth of a second at most. The error that
+// one raises waits in the thread while `Interrupted` unwinds the core.
+struct Interrupted {};
+
+class InterruptiblePoll {
+public:
+    void operator()() {
+        const auto now = std::chrono::steady_clock::now();
+        if (now < next_) return;
+        next_ = now + std::chrono::milliseconds(100);
+        const py::gil_scoped_acquire acquire;
+        if (PyErr_CheckSignals() != 0) throw Interrupted();
+    }
+
+private:
+    std::chrono::steady_clock::time_point next_ = std::chrono::steady_clock::now() + std::chrono::milliseconds(100);
+};
+
+chamfer::Threads interruptible(int64_t num_threads) {
+    return {positive(num_threads, "num_threads"), InterruptiblePoll()};
+}
+
+// Runs a call of the core without the GIL.
+template <class F>
+void run_core(F&& call) {
+    try {
+        const py::gil_scoped_release release;
+        call();
+    } catch (const Interrupted&) {
+        throw py::error_already_set();
+    }
+}
+
 template <class T>
 Array<T> empty(std::initializer_list<size_t> shape) {
     return Array<T>(std::vector<py::ssize_t>(shape.begin(), shape.end()));
@@ -88,8 +122,8 @@ chamfer::MaxSimInput maxsim_input(const py::array& query_vectors, const Array<in
                                   const std::optional<Array<float>>& weights, int64_t num_threads,
                                   const std::string& isa) {
     chamfer::MaxSimInput input{token_vectors(query_vectors, query_offsets, "queries"),
-                               token_vectors(vectors, offsets, "documents"), nullptr,
-                               positive(num_threads, "num_threads"), chamfer::parse_isa(isa, "isa")};
+                               token_vectors(vectors, offsets, "documents"), nullptr, interruptible(num_threads),
+                               chamfer::parse_isa(isa, "isa")};
     require(input.queries.dtype == chamfer::Dtype::float32, "queries: expected float32");
     require(input.queries.dim == input.documents.dim, "queries: expected dim " + std::to_string(input.documents.dim) +
                                                           " as the documents, got " +
@@ -127,12 +161,13 @@ Array<float> maxsim(const py::array& query_vectors, const Array<int64_t>& query_
     auto scores = empty<float>({input.queries.size, width});
     float* out = scores.mutable_data();
     const int64_t* rows = candidates ? candidates->data() : nullptr;
-    const py::gil_scoped_release release;
-    if (rows) {
-        chamfer::maxsim_candidates(input, rows, width, out);
-    } else {
-        chamfer::maxsim(input, out);
-    }
+    run_core([&] {
+        if (rows) {
+            chamfer::maxsim_candidates(input, rows, width, out);
+        } else {
+            chamfer::maxsim(input, out);
+        }
+    });
     return scores;
 }
 
@@ -146,14 +181,13 @@ py::tuple maxsim_topk(const py::array& query_vectors, const Array<int64_t>& quer
     float* out_scores = scores.mutable_data();
     int64_t* out_rows = rows.mutable_data();
     const int64_t* candidate_rows = candidates ? candidates->data() : nullptr;
-    {
-        const py::gil_scoped_release release;
+    run_core([&] {
         if (candidate_rows) {
             chamfer::maxsim_topk_candidates(input, candidate_rows, width, num_best, out_scores, out_rows);
         } else {
             chamfer::maxsim_topk(input, num_best, out_scores, out_rows);
         }
-    }
+    });
     return py::make_tuple(scores, rows);
 }
 
@@ -288,20 +322,21 @@ Array<float> fde_encode(const chamfer::FdeEncoder& encoder, const py::array& vec
         require(mean->ndim() == 1 && extent(*mean, 0) == items.dim,
                 "mean: expected shape (" + std::to_string(items.dim) + ",)");
     }
-    const size_t threads = positive(num_threads, "num_threads");
+    const chamfer::Threads threads = interruptible(num_threads);
     auto encodings = empty<float>({items.size, encoder.output_dimension()});
     float* out = encodings.mutable_data();
     const float* mean_data = mean ? mean->data() : nullptr;
-    const py::gil_scoped_release release;
-    (encoder.*(documents ? &chamfer::FdeEncoder::encode_documents : &chamfer::FdeEncoder::encode_queries))(
-        items, mean_data, threads, out);
+    run_core([&] {
+        (encoder.*(documents ? &chamfer::FdeEncoder::encode_documents : &chamfer::FdeEncoder::encode_queries))(
+            items, mean_data, threads, out);
+    });
     return encodings;
 }
 
 Array<float> project_signs(const Array<float>& encodings, const Array<uint8_t>& final_bits,
                            int64_t final_projection_dimension, int64_t num_threads, const std::string& isa) {
-    const size_t final_size = positive(final_projection_dimension, "final_projection_dimension"),
-                 threads = positive(num_threads, "num_threads");
+    const size_t final_size = positive(final_projection_dimension, "final_projection_dimension");
+    const chamfer::Threads threads = interruptible(num_threads);
     require(encodings.ndim() == 2 && final_bits.ndim() == 2, "encodings, final_bits: expected 2-D arrays");
     require(extent(encodings, 1) >= 1, "encodings: expected at least one column");
     require_contiguous(encodings, "encodings");
@@ -315,8 +350,7 @@ Array<float> project_signs(const Array<float>& encodings, const Array<uint8_t>& 
     const uint8_t* bits = final_bits.data();
     float* out = projected.mutable_data();
     const size_t num_rows = extent(encodings, 0), width = extent(encodings, 1);
-    const py::gil_scoped_release release;
-    chamfer::project_signs(rows, num_rows, width, bits, final_size, threads, level, out);
+    run_core([&] { chamfer::project_signs(rows, num_rows, width, bits, final_size, threads, level, out); });
     return projected;
 }
 

@@ -6,7 +6,6 @@
 #include <cstring>
 #include <memory>
 
-#include "parallel.hpp"
 #include "random_streams.hpp"
 
 namespace chamfer {
@@ -93,7 +92,7 @@ void draw_final_bits(uint32_t seed, size_t num_coordinates, size_t final_project
 }
 
 void project_signs(const float* rows, size_t num_rows, size_t width, const uint8_t* final_bits,
-                   size_t final_projection_dimension, size_t num_threads, Isa isa, float* out) {
+                   size_t final_projection_dimension, const Threads& num_threads, Isa isa, float* out) {
     // A worker takes a slice of columns and unpacks their signs a stretch of coordinates at a time: 128 KB, which serve
     // all rows.
     constexpr size_t kSliceColumns = 64, kStretch = 512;
@@ -174,20 +173,23 @@ struct FdeEncoder::Worker {
     std::vector<float> encoding;           // before the final projection
 };
 
-void FdeEncoder::encode_queries(const TokenVectors& items, const float* mean, size_t num_threads, float* out) const {
+void FdeEncoder::encode_queries(const TokenVectors& items, const float* mean, const Threads& num_threads,
+                                float* out) const {
     encode(items, mean, Side::query, num_threads, out);
 }
 
-void FdeEncoder::encode_documents(const TokenVectors& items, const float* mean, size_t num_threads, float* out) const {
+void FdeEncoder::encode_documents(const TokenVectors& items, const float* mean, const Threads& num_threads,
+                                  float* out) const {
     encode(items, mean, Side::document, num_threads, out);
 }
 
-void FdeEncoder::encode(const TokenVectors& items, const float* mean, Side side, size_t num_threads, float* out) const {
+void FdeEncoder::encode(const TokenVectors& items, const float* mean, Side side, const Threads& num_threads,
+                        float* out) const {
     assert(items.dim == shape_.dim);
     // A few items at a time: the counter and the buffers are then nothing beside the work.
     constexpr size_t kItemsAtATime = 8;
     const size_t num_groups = (items.size + kItemsAtATime - 1) / kItemsAtATime;
-    std::vector<std::unique_ptr<Worker>> workers(workers_for(num_groups, num_threads));
+    std::vector<std::unique_ptr<Worker>> workers(workers_for(num_groups, num_threads.count));
     parallel_for(num_groups, num_threads, [&](size_t worker, size_t group) {
         if (!workers[worker]) workers[worker] = std::make_unique<Worker>();
         for (size_t i = group * kItemsAtATime; i < std::min((group + 1) * kItemsAtATime, items.size); ++i) {

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "isa.hpp"
+#include "parallel.hpp"
 #include "product.hpp"
 #include "ragged.hpp"
 
@@ -51,7 +52,7 @@ void draw_final_bits(uint32_t seed, size_t num_coordinates, size_t final_project
 // out[i] = rows[i] · S / √final_projection_dimension. rows: (num_rows, width), width >= 1 the coordinates of final_bits; out:
 // (num_rows, final_projection_dimension). Sums run in an order of their own, whatever num_rows and num_threads.
 void project_signs(const float* rows, size_t num_rows, size_t width, const uint8_t* final_bits,
-                   size_t final_projection_dimension, size_t num_threads, Isa isa, float* out);
+                   size_t final_projection_dimension, const Threads& num_threads, Isa isa, float* out);
 
 class FdeEncoder {
 public:
@@ -68,13 +69,13 @@ public:
     // out: (items.size, output_dimension). `mean`, if not null, is subtracted from every vector first. An empty item gives
     // zeros. Memory per thread beyond `out`: the longest item as float32 and its bits, 12 bytes per partition of one
     // repetition and, with a final projection, one encoding.
-    void encode_queries(const TokenVectors& items, const float* mean, size_t num_threads, float* out) const;
-    void encode_documents(const TokenVectors& items, const float* mean, size_t num_threads, float* out) const;
+    void encode_queries(const TokenVectors& items, const float* mean, const Threads& num_threads, float* out) const;
+    void encode_documents(const TokenVectors& items, const float* mean, const Threads& num_threads, float* out) const;
 
 private:
     struct Worker;
     enum class Side { query, document };
-    void encode(const TokenVectors& items, const float* mean, Side side, size_t num_threads, float* out) const;
+    void encode(const TokenVectors& items, const float* mean, Side side, const Threads& num_threads, float* out) const;
     void encode_item(const TokenVectors& items, size_t item, const float* mean, Side side, Worker& worker,
                      float* out) const;
     void load_vectors(const TokenVectors& items, size_t item, const float* mean, Worker& worker) const;

@@ -8,7 +8,6 @@
 #include <utility>
 #include <vector>
 
-#include "parallel.hpp"
 #include "product.hpp"
 #include "topk.hpp"
 
@@ -153,7 +152,7 @@ void for_each_chunk(const MaxSimInput& input, F&& f) {
     const std::vector<QueryBatch> batches = batch_queries(input.queries);
     const size_t num_chunks = (input.documents.size + kChunkDocuments - 1) / kChunkDocuments;
     const size_t num_items = batches.size() * num_chunks;
-    std::vector<std::unique_ptr<Scorer>> scorers(workers_for(num_items, input.num_threads));
+    std::vector<std::unique_ptr<Scorer>> scorers(workers_for(num_items, input.num_threads.count));
     parallel_for(num_items, input.num_threads, [&](size_t worker, size_t item) {
         if (!scorers[worker]) scorers[worker] = std::make_unique<Scorer>(input);
         const QueryBatch batch = batches[item / num_chunks];
@@ -166,7 +165,7 @@ void for_each_chunk(const MaxSimInput& input, F&& f) {
 void check([[maybe_unused]] const MaxSimInput& input) {
     assert(input.queries.dtype == Dtype::float32);
     assert(input.queries.dim == input.documents.dim || input.queries.size == 0 || input.documents.size == 0);
-    assert(input.num_threads >= 1);
+    assert(input.num_threads.count >= 1);
 }
 
 }  // namespace
@@ -185,7 +184,7 @@ void maxsim_candidates(const MaxSimInput& input, const int64_t* candidates, size
     check(input);
     const size_t num_chunks = (num_candidates + kChunkDocuments - 1) / kChunkDocuments,
                  num_items = input.queries.size * num_chunks;
-    std::vector<std::unique_ptr<Scorer>> scorers(workers_for(num_items, input.num_threads));
+    std::vector<std::unique_ptr<Scorer>> scorers(workers_for(num_items, input.num_threads.count));
     parallel_for(num_items, input.num_threads, [&](size_t worker, size_t item) {
         if (!scorers[worker]) scorers[worker] = std::make_unique<Scorer>(input);
         Scorer& scorer = *scorers[worker];

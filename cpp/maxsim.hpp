@@ -12,17 +12,18 @@
 #include <cstdint>
 
 #include "isa.hpp"
+#include "parallel.hpp"
 #include "ragged.hpp"
 
 namespace chamfer {
 
-// Preconditions (partly asserted; all checked by the bindings): queries are float32 and of the documents' dim; weights, if not
+// Preconditions (partly asserted; all checked by the bindings): queries are float32 and of the documents' dim; query_weights, if not
 // null, has one entry per query token; a candidate is a document's row or -1 (none); num_threads >= 1.
 struct MaxSimInput {
     TokenVectors queries;
     TokenVectors documents;
     const float* query_weights;  // null: every query token counts 1
-    size_t num_threads;
+    Threads num_threads;
     Isa isa;
 };
 

@@ -5,11 +5,21 @@
 #include <atomic>
 #include <cstddef>
 #include <exception>
+#include <functional>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace chamfer {
+
+// How many threads a call uses, and what its own thread does between two items: a caller that can be interrupted throws there.
+struct Threads {
+    Threads(size_t threads, std::function<void()> between_items = {})  // NOLINT: a number is enough for most
+        : count(threads), poll(std::move(between_items)) {}
+    size_t count;
+    std::function<void()> poll;
+};
 
 inline size_t workers_for(size_t n, size_t num_threads) { return std::max<size_t>(1, std::min(n, num_threads)); }
 
@@ -18,28 +28,31 @@ inline size_t workers_for(size_t n, size_t num_threads) { return std::max<size_t
 // exception ends the hand-out and is rethrown after all workers have stopped. Threads are spawned per call (65 µs for
 // two): no pool survives a fork.
 template <class F>
-void parallel_for(size_t n, size_t num_threads, F&& f) {
-    const size_t workers = workers_for(n, num_threads);
+void parallel_for(size_t n, const Threads& threads, F&& f) {
+    const size_t workers = workers_for(n, threads.count);
     std::atomic<size_t> next{0};
     std::exception_ptr error;
     std::mutex error_mutex;
     const auto work = [&](size_t worker) {
         try {
-            for (size_t i; (i = next.fetch_add(1)) < n;) f(worker, i);
+            for (size_t i; (i = next.fetch_add(1)) < n;) {
+                f(worker, i);
+                if (worker == 0 && threads.poll) threads.poll();
+            }
         } catch (...) {
             next = n;
             const std::lock_guard lock(error_mutex);
             if (!error) error = std::current_exception();
         }
     };
-    std::vector<std::thread> threads;
-    threads.reserve(workers - 1);
+    std::vector<std::thread> spawned;
+    spawned.reserve(workers - 1);
     try {
-        for (size_t worker = 1; worker < workers; ++worker) threads.emplace_back(work, worker);
+        for (size_t worker = 1; worker < workers; ++worker) spawned.emplace_back(work, worker);
     } catch (...) {  // the system refuses more threads: those that started, and this one, do all the work
     }
     work(0);
-    for (auto& thread : threads) thread.join();
+    for (auto& thread : spawned) thread.join();
     if (error) std::rethrow_exception(error);
 }
 

@@ -1,5 +1,7 @@
 """What MaxSim promises beyond its value: equal bits in any batch, thread count and vector width; the laws it obeys."""
 
+import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -155,3 +157,29 @@ def test_a_zero_dimension_more_changes_nothing(query):
     wider = np.pad(query, ((0, 0), (0, 1)))
     expected = chamfer.maxsim(query, query[::-1])
     np.testing.assert_array_equal(chamfer.maxsim(wider, wider[::-1]), expected)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no interval timers")
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_a_signal_ends_a_long_call(num_threads):
+    """Ctrl-C must not wait for minutes of scoring."""
+    rng = np.random.default_rng(0)
+    documents = unit_vectors(rng, 200_000, 128)
+    queries = TokenVectors(unit_vectors(rng, 64_000, 128), np.arange(2001) * 32)  # 3 Tflop: many seconds on any core
+
+    class AlarmError(Exception):
+        pass
+
+    def ring(*_):
+        raise AlarmError
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        begin = time.perf_counter()
+        with pytest.raises(AlarmError):
+            chamfer.maxsim_topk(queries, documents.reshape(1000, 200, 128), 5, num_threads=num_threads)
+        assert time.perf_counter() - begin < 2.5  # the alarm, the poll's tenth of a second, and the items under way
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
