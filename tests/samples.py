@@ -34,6 +34,12 @@ def off_centre_collection(rng, lengths, dtype=np.float32, dim=24):
     return TokenVectors(vectors.astype(dtype), np.concatenate([[0], np.cumsum(lengths)]))
 
 
+def read_npz(path):
+    """The arrays of an .npz by name, its file closed."""
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
 class Dlpack:
     """An object that offers DLPack and nothing else."""
 

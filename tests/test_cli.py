@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import chamfer
 from chamfer.cli import app
+from samples import read_npz
 
 DIM = 8
 IDS = ["a", "b", "c", "d"]
@@ -93,7 +94,7 @@ def test_eval_compares_with_exact_and_with_judgements(indexed):
 
 def test_output_for_a_pipe_is_tab_separated_and_never_cut(files):
     name = "a-name-longer-than-any-terminal-is-wide-" * 10
-    data = np.load(files / "corpus.npz")
+    data = read_npz(files / "corpus.npz")
     np.savez(files / "bare.npz", vectors=data["vectors"], offsets=data["offsets"])
     np.save(files / "ids.npy", np.array([name, "[b]", "c", "d"]))
     chamfer_command("index", files / "bare.npz", "--out", files / "index", "--ids", files / "ids.npy")
@@ -162,7 +163,7 @@ def test_info_verify_finds_a_flipped_bit(indexed):
 
 @pytest.mark.parametrize("form", ["npz", "pair", "folder", "tokens folder"])
 def test_all_forms_of_token_vectors_are_read(files, form):
-    data = np.load(files / "corpus.npz")
+    data = read_npz(files / "corpus.npz")
     if form == "pair":
         path = files / "x.npy"
         np.save(path, data["vectors"])
@@ -182,7 +183,7 @@ def test_all_forms_of_token_vectors_are_read(files, form):
 
 
 def test_ids_come_from_a_file_where_vectors_bring_none(files):
-    data = np.load(files / "corpus.npz")
+    data = read_npz(files / "corpus.npz")
     np.savez(files / "bare.npz", vectors=data["vectors"], offsets=data["offsets"])
     (files / "ids.json").write_text("[10, 11, 12, 13]")
     chamfer_command("index", files / "bare.npz", "--out", files / "index", "--ids", files / "ids.json")

@@ -9,9 +9,9 @@ import pytest
 
 import reference
 from chamfer import FixedDimensionalEncoder, TokenVectors, maxsim
-from samples import positive_vectors, ragged, unit_vectors
+from samples import positive_vectors, ragged, read_npz, unit_vectors
 
-GOLDEN = np.load(Path(__file__).parent / "data" / "fde_reference.npz", allow_pickle=False)
+GOLDEN = read_npz(Path(__file__).parent / "data" / "fde_reference.npz")
 GOLDEN_CONFIGS = json.loads(str(GOLDEN["meta"]))
 
 # float32 sums and projections of unit vectors; the figure that the project promises for Google's numbers too.

@@ -246,7 +246,7 @@ def no_space(*arguments, **keywords):
     raise OSError("No space left on device")
 
 
-@pytest.mark.parametrize("step", ["numpy.savez", "os.fsync", "os.replace"])
+@pytest.mark.parametrize("step", ["numpy.savez", "os.fsync", "pathlib.Path.replace"])
 def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(path, monkeypatch, step):
     before = path.read_bytes()
     monkeypatch.setattr(step, no_space)

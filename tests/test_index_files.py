@@ -15,7 +15,7 @@ import pytest
 
 import chamfer as ch
 from chamfer import candidates as candidates_module
-from samples import off_centre_collection
+from samples import off_centre_collection, read_npz
 
 # ── files ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -152,7 +152,7 @@ def test_an_index_of_a_newer_format_asks_for_an_upgrade(tmp_path, index):
 def test_the_golden_index_of_format_1_opens_for_ever(tmp_path):
     golden = Path(__file__).parent / "data" / "index_v1"
     shutil.copytree(golden / "index", tmp_path / "index")
-    expected = np.load(golden / "expected.npz")
+    expected = read_npz(golden / "expected.npz")
     index = ch.Index.open(tmp_path / "index", verify=True)
     result = index.search(expected["query"], 5, num_candidates=8)
     assert result.ids[0].tolist() == expected["ids"].tolist()
