@@ -403,7 +403,7 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
                "num_repetitions"_a, "num_simhash_projections"_a, "projection_dimension"_a);
     module.def("draw_count_sketch", &draw_count_sketch, "seed"_a, "num_coordinates"_a, "final_projection_dimension"_a);
     module.def("draw_final_bits", &draw_final_bits, "seed"_a, "num_coordinates"_a, "final_projection_dimension"_a);
-    module.def("project_signs", &project_signs, "encodings"_a.noconvert(), "sign_bits"_a.noconvert(),
+    module.def("project_signs", &project_signs, "encodings"_a.noconvert(), "final_bits"_a.noconvert(),
                "final_projection_dimension"_a, py::kw_only(), "num_threads"_a, "isa"_a);
     py::class_<chamfer::FdeEncoder>(module, "FdeEncoder")
         .def(py::init(&make_fde_encoder), py::kw_only(), "layout"_a, "simhash"_a.noconvert(),

@@ -69,9 +69,8 @@ public:
     }
 
     void load(QueryBatch batch) {
-        if (loaded_ && batch.begin == batch_.begin && batch.end == batch_.end) return;
+        if (batch.begin == batch_.begin && batch.end == batch_.end) return;
         batch_ = batch;
-        loaded_ = true;
         const auto [first, last] = tokens(batch);
         columns_.assign(kernels_, input_.queries.float32_rows(first), last - first, input_.queries.dim, 1,
                         input_.queries.dim);
@@ -140,25 +139,31 @@ private:
     const MaxSimInput& input_;
     const ProductKernels& kernels_;
     size_t section_rows_, rows_ahead_;
-    bool loaded_ = false;
-    QueryBatch batch_{};
+    QueryBatch batch_{0, 0};  // none: a batch has a query
     OwnedColumns columns_;
     FloatBuffer maxima_, converted_;
 };
+
+// Calls f(scorer, item) for every item, with the scorer of the worker that has it.
+template <class F>
+void for_each_item(const MaxSimInput& input, size_t num_items, F&& f) {
+    std::vector<std::unique_ptr<Scorer>> scorers(workers_for(num_items, input.num_threads.count));
+    parallel_for(num_items, input.num_threads, [&](size_t worker, size_t item) {
+        if (!scorers[worker]) scorers[worker] = std::make_unique<Scorer>(input);
+        f(*scorers[worker], item);
+    });
+}
 
 // Calls f(scorer, batch, first document, end) for every batch of queries and chunk of documents.
 template <class F>
 void for_each_chunk(const MaxSimInput& input, F&& f) {
     const std::vector<QueryBatch> batches = batch_queries(input.queries);
     const size_t num_chunks = (input.documents.size + kChunkDocuments - 1) / kChunkDocuments;
-    const size_t num_items = batches.size() * num_chunks;
-    std::vector<std::unique_ptr<Scorer>> scorers(workers_for(num_items, input.num_threads.count));
-    parallel_for(num_items, input.num_threads, [&](size_t worker, size_t item) {
-        if (!scorers[worker]) scorers[worker] = std::make_unique<Scorer>(input);
+    for_each_item(input, batches.size() * num_chunks, [&](Scorer& scorer, size_t item) {
         const QueryBatch batch = batches[item / num_chunks];
         const size_t begin = item % num_chunks * kChunkDocuments;
-        scorers[worker]->load(batch);
-        f(*scorers[worker], batch, begin, std::min(begin + kChunkDocuments, input.documents.size));
+        scorer.load(batch);
+        f(scorer, batch, begin, std::min(begin + kChunkDocuments, input.documents.size));
     });
 }
 
@@ -182,12 +187,8 @@ void maxsim(const MaxSimInput& input, float* scores) {
 
 void maxsim_candidates(const MaxSimInput& input, const int64_t* candidates, size_t num_candidates, float* scores) {
     check(input);
-    const size_t num_chunks = (num_candidates + kChunkDocuments - 1) / kChunkDocuments,
-                 num_items = input.queries.size * num_chunks;
-    std::vector<std::unique_ptr<Scorer>> scorers(workers_for(num_items, input.num_threads.count));
-    parallel_for(num_items, input.num_threads, [&](size_t worker, size_t item) {
-        if (!scorers[worker]) scorers[worker] = std::make_unique<Scorer>(input);
-        Scorer& scorer = *scorers[worker];
+    const size_t num_chunks = (num_candidates + kChunkDocuments - 1) / kChunkDocuments;
+    for_each_item(input, input.queries.size * num_chunks, [&](Scorer& scorer, size_t item) {
         const size_t query = item / num_chunks, begin = item % num_chunks * kChunkDocuments;
         scorer.load({query, query + 1});
         const size_t end = std::min(begin + kChunkDocuments, num_candidates);

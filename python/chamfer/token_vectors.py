@@ -27,8 +27,7 @@ class TokenVectors:
 
     Item i is `vectors[offsets[i]:offsets[i + 1]]`; it may be empty. The arrays are kept as given when they are
     C-contiguous, aligned and in native byte order, memory maps included; any other layout is copied once, here. They
-    are not to be changed
-    afterwards: the check for NaN would no longer hold.
+    are not to be changed afterwards: the check for NaN would no longer hold.
 
     Args:
         vectors: float32 or float16, shape (num_tokens, dim); dim is at least 1. NumPy array, memory map, torch tensor
@@ -115,8 +114,7 @@ class TokenVectors:
                 raise ValueError(f"{argument}[{i}]: expected shape (n_i, dim), got {item.shape}")
             elif item.shape[1] != dim:
                 raise ValueError(f"{argument}[{i}]: expected dim {dim} as the items before it, got {item.shape[1]}")
-        offsets = np.zeros(len(items) + 1, np.int64)
-        np.cumsum([len(item) for item in items], out=offsets[1:])
+        offsets = offsets_of([len(item) for item in items])
         self._fill(items[0] if len(items) == 1 else np.concatenate(items), offsets, argument)
         return self
 
@@ -127,6 +125,11 @@ class TokenVectors:
         self._vectors = vectors
         self._offsets = offsets
         return self
+
+    def _run(self, begin: int, end: int) -> TokenVectors:
+        """Return items begin to end - 1 without copying their vectors."""
+        first, last = self._offsets[begin], self._offsets[end]
+        return TokenVectors._trusted(self._vectors[first:last], self._offsets[begin : end + 1] - first)
 
     @property
     def vectors(self) -> FloatArray:
@@ -202,17 +205,20 @@ class TokenVectors:
             )
         chosen = np.arange(len(self))[chosen]
         lengths = self.lengths[chosen]
-        offsets = np.zeros(len(chosen) + 1, np.int64)
-        np.cumsum(lengths, out=offsets[1:])
+        offsets = offsets_of(lengths)
         if len(chosen) and np.array_equal(chosen, np.arange(chosen[0], chosen[0] + len(chosen))):
-            begin, end = self._offsets[chosen[0]], self._offsets[chosen[-1] + 1]
-            return TokenVectors._trusted(self._vectors[begin:end].copy(), offsets)
+            return TokenVectors._trusted(self._run(int(chosen[0]), int(chosen[-1]) + 1).vectors.copy(), offsets)
         source = np.arange(offsets[-1]) + np.repeat(self._offsets[chosen] - offsets[:-1], lengths)
         taken: Any = self._vectors[source]  # NumPy's types lose the dtype here
         return TokenVectors._trusted(taken, offsets)
 
     def __repr__(self) -> str:
         return f"TokenVectors({len(self)} items, {self.num_tokens} vectors of {self.dim} dims, {self.dtype})"
+
+
+def offsets_of(lengths: ArrayLike) -> NDArray[np.int64]:
+    """Return the offsets, int64, shape (n + 1,), of items of these n lengths."""
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
 def as_token_vectors(value: TokenVectorsLike, argument: str) -> TokenVectors:

@@ -46,8 +46,8 @@ class SearchResult:
     """What a search found, and what each stage took.
 
     Attributes:
-        ids: shape (num_queries, k), best first: int64, -1 where there are fewer than k documents; or, if ids are
-            strings, an object array of str, None where there are fewer.
+        ids: shape (num_queries, k), best first: int64, -1 where fewer than k were found; or, if ids are strings, an
+            object array of str, None where fewer were found. An inverted index may find fewer documents than there are.
         scores: float32, shape (num_queries, k): MaxSim, or the encodings' inner product if the index does not rerank;
             -inf where there are fewer.
         timings: seconds for the whole batch by stage ("encode", "candidates", "carve" if asked for, "rerank"; or
@@ -149,7 +149,7 @@ class Index:
             _fill_candidates(found, encoder, collection, threads, progress)
         else:
             rows = np.flatnonzero(collection.lengths)
-            rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), 64)).astype(np.int64)]
+            rows = rows[_spread(len(rows), min(len(rows), 64))]
             encodings = encoder.encode_documents(collection.select(rows), num_threads=threads)
             if not found.holds(encodings, rows):
                 raise ValueError(
@@ -251,11 +251,16 @@ class Index:
             exact: score every document by MaxSim and skip the candidates: the answer that the others approximate.
             carving_threshold: rerank with queries shortened by `ball_carving` at this threshold; faster, scores
                 approximate. None reranks with all query tokens.
-            num_threads: threads to use; None means the CPUs of this process. The result does not depend on it.
+            num_threads: threads to use; None means the CPUs of this process. The result does not depend on it. The
+                candidates of up to 32 queries are found on one thread.
+
+        Returns:
+            A SearchResult.
 
         Raises:
             TypeError: an argument has a wrong type or dtype.
-            ValueError: another dim than the index's, vectors that are not finite, k below 1, or num_candidates below k.
+            ValueError: another dim than the index's, vectors that are not finite, k below 1, num_candidates below k, or
+                a carving_threshold where nothing is reranked.
         """
         query_vectors = as_token_vectors(queries, "queries")
         if query_vectors.dim != self._documents.dim:
@@ -305,7 +310,8 @@ class Index:
         num_fetched = min(width + self._num_empty, len(self))
         scores, rows = self._candidates.search(encodings, num_fetched, num_threads)
         if self._num_empty:
-            lost = (rows >= 0) & (self._documents.lengths[rows] == 0)
+            offsets = self._documents.offsets
+            lost = (rows >= 0) & (offsets[rows] == offsets[rows + 1])
             scores[lost], rows[lost] = -np.inf, -1
             order = np.argsort(rows < 0, axis=1, kind="stable")[:, :width]
             scores, rows = np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
@@ -420,6 +426,11 @@ def _training_size(num_documents: int, encoding_dimension: int) -> int:
     return min(num_documents, max(1, _TRAINING_BYTES // (4 * encoding_dimension)))
 
 
+def _spread(n: int, size: int) -> NDArray[np.int64]:
+    """Return `size` of the rows 0 to n - 1, spread evenly."""
+    return np.linspace(0, n - 1, size).astype(np.int64)
+
+
 def _fill_candidates(
     candidates: FaissCandidates,
     encoder: FixedDimensionalEncoder,
@@ -431,19 +442,19 @@ def _fill_candidates(
     with _progress_bar(len(documents), "encode documents", progress) as advance:
         if not candidates.is_trained:
             size = _training_size(len(documents), encoder.output_dimension)
-            sample = np.linspace(0, len(documents) - 1, size).astype(np.int64)
-            encodings = encoder.encode_documents(documents.select(sample), num_threads=num_threads)
+            is_all = size == len(documents)
+            sample = documents if is_all else documents.select(_spread(len(documents), size))
+            encodings = encoder.encode_documents(sample, num_threads=num_threads)
             candidates.train(encodings, num_threads)
-            if size == len(documents):  # they are all encodings, in order
+            if is_all:
                 candidates.add(encodings, num_threads)
                 advance(size)
                 return
         batch = max(1, _BATCH_BYTES // (4 * encoder.output_dimension))
         for begin in range(0, len(documents), batch):
             end = min(begin + batch, len(documents))
-            first, last = documents.offsets[begin], documents.offsets[end]
-            part = TokenVectors._trusted(documents.vectors[first:last], documents.offsets[begin : end + 1] - first)
-            candidates.add(encoder.encode_documents(part, num_threads=num_threads), num_threads)
+            encodings = encoder.encode_documents(documents._run(begin, end), num_threads=num_threads)
+            candidates.add(encodings, num_threads)
             advance(end - begin)
 
 

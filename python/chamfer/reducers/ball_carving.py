@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from chamfer.token_vectors import TokenVectors, TokenVectorsLike, as_token_vectors
+from chamfer.token_vectors import TokenVectors, TokenVectorsLike, as_token_vectors, offsets_of
 
 
 def ball_carving(queries: TokenVectorsLike, threshold: float = 0.95) -> TokenVectors:
@@ -36,10 +36,8 @@ def ball_carving(queries: TokenVectorsLike, threshold: float = 0.95) -> TokenVec
         raise ValueError("threshold: expected a number, got nan")
     collection = as_token_vectors(queries, "queries")
     carved = [_carve(query.astype(np.float32, copy=False), float(threshold)) for query in collection]
-    offsets = np.zeros(len(collection) + 1, np.int64)
-    np.cumsum([len(item) for item in carved], out=offsets[1:])
     vectors = np.concatenate([np.empty((0, collection.dim), np.float32), *carved])
-    return TokenVectors(vectors, offsets)
+    return TokenVectors(vectors, offsets_of([len(item) for item in carved]))
 
 
 def _carve(query: NDArray[np.float32], threshold: float) -> NDArray[np.float32]:

@@ -92,10 +92,11 @@ class FixedDimensionalEncoder:
     # ── shape ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @property
-    def _projects(self) -> bool:
-        return self.projection_dimension is not None and not (
-            self.layout == "paper" and self.projection_dimension == self.dim
-        )
+    def _projected_dimension(self) -> int:
+        """Numbers that each partition is projected to; 0 if it is not."""
+        if self.projection_dimension is None or (self.layout == "paper" and self.projection_dimension == self.dim):
+            return 0
+        return self.projection_dimension
 
     @property
     def is_fitted(self) -> bool:
@@ -293,7 +294,7 @@ class FixedDimensionalEncoder:
 
     def _expected_arrays(self) -> dict[str, tuple[type, tuple[int, ...]]]:
         """Return dtype and shape of every array that a saved encoder of these parameters holds."""
-        projections = (self.num_repetitions, cast(int, self.projection_dimension) if self._projects else 0, self.dim)
+        projections = (self.num_repetitions, self._projected_dimension, self.dim)
         expected: dict[str, tuple[type, tuple[int, ...]]] = {
             "simhash": (np.float32, (self.num_repetitions, self.num_simhash_projections, self.dim)),
             "projections": (np.float32, projections),
@@ -312,7 +313,7 @@ class FixedDimensionalEncoder:
             dim=self.dim,
             num_repetitions=self.num_repetitions,
             num_simhash_projections=self.num_simhash_projections,
-            projection_dimension=cast(int, self.projection_dimension) if self._projects else 0,
+            projection_dimension=self._projected_dimension,
         )
         matrices: dict[str, NDArray[Any]] = {"simhash": simhash, "projections": projections}
         final = self.final_projection_dimension
@@ -383,10 +384,8 @@ class FixedDimensionalEncoder:
         batch = max(1, _FINAL_BATCH_BYTES // (4 * self.encoding_dimension))
         for begin in range(0, len(collection), batch):
             end = min(begin + batch, len(collection))
-            first, last = collection.offsets[begin], collection.offsets[end]
-            items = TokenVectors._trusted(collection.vectors[first:last], collection.offsets[begin : end + 1] - first)
             projected[begin:end] = _core.project_signs(
-                encode(items),
+                encode(collection._run(begin, end)),
                 self._matrices["final_bits"],
                 self.output_dimension,
                 num_threads=threads,
@@ -395,14 +394,8 @@ class FixedDimensionalEncoder:
         return projected
 
     def __repr__(self) -> str:
-        return (
-            f"FixedDimensionalEncoder({self.dim}, num_repetitions={self.num_repetitions}, "
-            f"num_simhash_projections={self.num_simhash_projections}, "
-            f"projection_dimension={self.projection_dimension}, "
-            f"final_projection_dimension={self.final_projection_dimension}, "
-            f"fill_empty_partitions={self.fill_empty_partitions}, "
-            f"layout={self.layout!r}, center={self.center}, seed={self.seed})"
-        )
+        dim, *rest = self._parameters.items()
+        return f"FixedDimensionalEncoder({', '.join([repr(dim[1]), *(f'{name}={value!r}' for name, value in rest)])})"
 
 
 def _checksum(parameters: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> str:
