@@ -14,6 +14,12 @@
 #else
 #include <cpuid.h>
 #endif
+#elif CHAMFER_ARM
+#if defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
 #endif
 
 namespace chamfer {
@@ -25,17 +31,17 @@ struct CpuidWords {
     uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
 };
 
-CpuidWords cpuid(uint32_t leaf) {
+CpuidWords cpuid(uint32_t leaf, uint32_t subleaf = 0) {
     CpuidWords words;
 #if defined(_MSC_VER)
     int highest[4], out[4];
     __cpuid(highest, 0);
     if (static_cast<uint32_t>(highest[0]) < leaf) return words;
-    __cpuidex(out, static_cast<int>(leaf), 0);
+    __cpuidex(out, static_cast<int>(leaf), static_cast<int>(subleaf));
     words = {static_cast<uint32_t>(out[0]), static_cast<uint32_t>(out[1]), static_cast<uint32_t>(out[2]),
              static_cast<uint32_t>(out[3])};
 #else
-    __get_cpuid_count(leaf, 0, &words.eax, &words.ebx, &words.ecx, &words.edx);
+    __get_cpuid_count(leaf, subleaf, &words.eax, &words.ebx, &words.ecx, &words.edx);
 #endif
     return words;
 }
@@ -65,13 +71,32 @@ std::vector<Isa> detect() {
     if (!ymm || !all(leaf1.ecx, {12, 23, 28, 29}) || !all(leaf7.ebx, {5})) return found;
     found.push_back(Isa::avx2);
     // leaf 7 ebx: F 16, DQ 17, BW 30, VL 31; ecx: VNNI 11, VPOPCNTDQ 14
-    if (zmm && all(leaf7.ebx, {16, 17, 30, 31}) && all(leaf7.ecx, {11, 14})) found.push_back(Isa::avx512);
+    if (!zmm || !all(leaf7.ebx, {16, 17, 30, 31}) || !all(leaf7.ecx, {11, 14})) return found;
+    found.push_back(Isa::avx512);
+    // leaf 7.1 eax: AVX512_BF16 5
+    if (all(cpuid(7, 1).eax, {5})) found.push_back(Isa::avx512_bf16);
     return found;
 }
 
 #elif CHAMFER_ARM
 
-std::vector<Isa> detect() { return {Isa::scalar, Isa::neon}; }
+bool has_dot_product() {
+#if defined(__linux__)
+    return (getauxval(AT_HWCAP) >> 20) & 1U;  // HWCAP_ASIMDDP
+#elif defined(__APPLE__)
+    int32_t value = 0;
+    size_t size = sizeof(value);
+    return sysctlbyname("hw.optional.arm.FEAT_DotProd", &value, &size, nullptr, 0) == 0 && value != 0;
+#else
+    return false;
+#endif
+}
+
+std::vector<Isa> detect() {
+    std::vector<Isa> found{Isa::scalar, Isa::neon};
+    if (has_dot_product()) found.push_back(Isa::neon_dotprod);
+    return found;
+}
 
 #else
 
@@ -79,7 +104,7 @@ std::vector<Isa> detect() { return {Isa::scalar}; }
 
 #endif
 
-constexpr std::array<const char*, 4> kNames{"scalar", "avx2", "avx512", "neon"};
+constexpr std::array<const char*, 6> kNames{"scalar", "avx2", "avx512", "avx512_bf16", "neon", "neon_dotprod"};
 
 }  // namespace
 

@@ -7,10 +7,12 @@
 
 namespace chamfer {
 
-// Levels, lowest first on each architecture. avx2: AVX2, FMA, F16C, POPCNT (Haswell, Zen 1 and up). avx512: F, BW, DQ,
-// VL, VNNI, VPOPCNTDQ (Ice Lake, Zen 4 and up; older AVX-512 parts, which lower their clock, take avx2). neon: all of
-// AArch64.
-enum class Isa { scalar, avx2, avx512, neon };
+// Levels, lowest first on each architecture; each has all that the one before it has. avx2: AVX2, FMA, F16C, POPCNT
+// (Haswell, Zen 1 and up). avx512: F, BW, DQ, VL, VNNI, VPOPCNTDQ (Ice Lake, Zen 4 and up; older AVX-512 parts, which
+// lower their clock, take avx2). avx512_bf16: and BF16 (Sapphire Rapids, Zen 4 and up). neon: all of AArch64.
+// neon_dotprod: and SDOT, UDOT (Neoverse N1, Apple M1 and up). An operation without a kernel of a level takes the
+// next lower level's.
+enum class Isa { scalar, avx2, avx512, avx512_bf16, neon, neon_dotprod };
 
 // The levels that this CPU and its operating system support, lowest first; the last is the best.
 const std::vector<Isa>& available_isas();

@@ -205,9 +205,11 @@ const ProductKernels& product_kernels(Isa isa) {
     switch (isa) {
 #if CHAMFER_X86
         case Isa::avx2: return avx2::kKernels;
-        case Isa::avx512: return avx512::kKernels;
+        case Isa::avx512:
+        case Isa::avx512_bf16: return avx512::kKernels;
 #elif CHAMFER_ARM
-        case Isa::neon: return neon::kKernels;
+        case Isa::neon:
+        case Isa::neon_dotprod: return neon::kKernels;
 #endif
         default: return scalar::kKernels;
     }

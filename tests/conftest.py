@@ -15,7 +15,7 @@ import chamfer
 from samples import off_centre_collection
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-ISAS = ("scalar", "avx2", "avx512", "neon")
+ISAS = ("scalar", "avx2", "avx512", "avx512_bf16", "neon", "neon_dotprod")
 
 if importlib.util.find_spec("hypothesis"):
     from hypothesis import settings

@@ -12,7 +12,7 @@ def available_isas() -> tuple[str, ...]:
     """Return the instruction sets that this CPU and this build have, lowest first.
 
     Returns:
-        A tuple out of "scalar", "avx2", "avx512", "neon"; "scalar" is always there.
+        A tuple out of "scalar", "avx2", "avx512", "avx512_bf16", "neon", "neon_dotprod"; "scalar" is always there.
     """
     return tuple(_core.available_isas())
 
