@@ -110,8 +110,8 @@ std::unique_ptr<FdeEncoder> make_fde_encoder(const std::string& layout, const Ar
                                         static_cast<size_t>(final_projection_dimension), parse_isa(isa, "isa"));
 }
 
-Array<float> fde_encode(const FdeEncoder& encoder, const py::array& vectors, const Array<int64_t>& offsets,
-                        const std::optional<Array<float>>& mean, bool documents, int64_t num_threads) {
+TokenVectors fde_items(const FdeEncoder& encoder, const py::array& vectors, const Array<int64_t>& offsets,
+                       const std::optional<Array<float>>& mean, bool documents) {
     const auto items = token_vectors(vectors, offsets, documents ? "documents" : "queries");
     require(items.dim == encoder.shape().dim,
             "vectors: expected dim " + std::to_string(encoder.shape().dim) + ", got " + std::to_string(items.dim));
@@ -120,15 +120,82 @@ Array<float> fde_encode(const FdeEncoder& encoder, const py::array& vectors, con
         require(mean->ndim() == 1 && extent(*mean, 0) == items.dim,
                 "mean: expected shape (" + std::to_string(items.dim) + ",)");
     }
+    return items;
+}
+
+FdeEncoder::Side fde_side(bool documents) { return documents ? FdeEncoder::Side::document : FdeEncoder::Side::query; }
+
+// New arrays for rows, and for their scales or None.
+struct NewRows {
+    RowsOut out;
+    py::array rows;
+    py::object scales = py::none();
+};
+
+NewRows new_rows(const std::string& output, size_t num_rows, size_t width) {
+    if (output == "float32") {
+        auto rows = empty<float>({num_rows, width});
+        return {{RowFormat::float32, width, rows.mutable_data(), nullptr}, rows};
+    }
+    if (output == "float16") {
+        py::array rows(py::dtype("float16"), std::vector<size_t>{num_rows, width});
+        return {{RowFormat::float16, width, rows.mutable_data(), nullptr}, rows};
+    }
+    if (output == "int8") {
+        auto rows = empty<int8_t>({num_rows, width});
+        auto scales = empty<float>({num_rows});
+        return {{RowFormat::int8, width, rows.mutable_data(), scales.mutable_data()}, rows, scales};
+    }
+    require(output == "bits", "output: expected 'float32', 'float16', 'int8' or 'bits', got '" + output + "'");
+    auto rows = empty<uint8_t>({num_rows, (width + 7) / 8});
+    return {{RowFormat::bits, width, rows.mutable_data(), nullptr}, rows};
+}
+
+py::tuple fde_encode(const FdeEncoder& encoder, const py::array& vectors, const Array<int64_t>& offsets,
+                     const std::optional<Array<float>>& mean, bool documents, const std::string& output,
+                     int64_t num_threads) {
+    const auto items = fde_items(encoder, vectors, offsets, mean, documents);
     const Threads threads = interruptible(num_threads);
-    auto encodings = empty<float>({items.size, encoder.output_dimension()});
-    float* out = encodings.mutable_data();
+    const NewRows encodings = new_rows(output, items.size, encoder.output_dimension());
     const float* mean_data = mean ? mean->data() : nullptr;
+    int64_t too_large = -1;
+    run_core([&] { too_large = encoder.encode(items, mean_data, fde_side(documents), threads, encodings.out); });
+    return py::make_tuple(encodings.rows, encodings.scales, too_large);
+}
+
+py::tuple fde_encode_sparse(const FdeEncoder& encoder, const py::array& vectors, const Array<int64_t>& offsets,
+                            const std::optional<Array<float>>& mean, bool documents, int64_t num_threads) {
+    require(!encoder.has_final_projection(), "encode_sparse: expected an encoder without final projection");
+    const auto items = fde_items(encoder, vectors, offsets, mean, documents);
+    const Threads threads = interruptible(num_threads);
+    auto out_offsets = empty<int64_t>({items.size + 1});
+    Array<float> values;
+    Array<int32_t> indices;
+    const float* mean_data = mean ? mean->data() : nullptr;
+    int64_t* out = out_offsets.mutable_data();
     run_core([&] {
-        (encoder.*(documents ? &FdeEncoder::encode_documents : &FdeEncoder::encode_queries))(items, mean_data, threads,
-                                                                                             out);
+        encoder.encode_sparse(items, mean_data, fde_side(documents), threads, out, [&](size_t size) {
+            const py::gil_scoped_acquire acquire;
+            values = empty<float>({size});
+            indices = empty<int32_t>({size});
+            return FdeEncoder::SparseArrays(values.mutable_data(), indices.mutable_data());
+        });
     });
-    return encodings;
+    return py::make_tuple(values, indices, out_offsets);
+}
+
+py::tuple convert_rows(const Array<float>& rows, const std::string& output, int64_t num_threads,
+                       const std::string& isa) {
+    const Threads threads = interruptible(num_threads);
+    require(rows.ndim() == 2, "rows: expected a 2-D array");
+    require_contiguous(rows, "rows");
+    const Isa level = parse_isa(isa, "isa");
+    const size_t num_rows = extent(rows, 0);
+    const NewRows converted = new_rows(output, num_rows, extent(rows, 1));
+    const float* numbers = rows.data();
+    int64_t too_large = -1;
+    run_core([&] { too_large = chamfer::convert_rows(numbers, num_rows, threads, level, converted.out); });
+    return py::make_tuple(converted.rows, converted.scales, too_large);
 }
 
 Array<float> project_signs(const Array<float>& encodings, const Array<uint8_t>& final_bits,
@@ -161,12 +228,16 @@ void bind_fde(py::module_& module) {
     module.def("draw_final_bits", &draw_final_bits, "seed"_a, "num_coordinates"_a, "final_projection_dimension"_a);
     module.def("project_signs", &project_signs, "encodings"_a.noconvert(), "final_bits"_a.noconvert(),
                "final_projection_dimension"_a, py::kw_only(), "num_threads"_a, "isa"_a);
+    module.def("convert_rows", &convert_rows, "rows"_a.noconvert(), py::kw_only(), "output"_a, "num_threads"_a,
+               "isa"_a);
     py::class_<FdeEncoder>(module, "FdeEncoder")
         .def(py::init(&make_fde_encoder), py::kw_only(), "layout"_a, "simhash"_a.noconvert(),
              "projections"_a.noconvert(), "fill_empty_partitions"_a, "sketch_columns"_a.noconvert() = py::none(),
              "sketch_signs"_a.noconvert() = py::none(), "final_projection_dimension"_a = 0, "isa"_a)
         .def_property_readonly("output_dimension", &FdeEncoder::output_dimension)
         .def("encode", &fde_encode, "vectors"_a.noconvert(), "offsets"_a.noconvert(), py::kw_only(),
+             "mean"_a.noconvert() = py::none(), "documents"_a, "output"_a = "float32", "num_threads"_a)
+        .def("encode_sparse", &fde_encode_sparse, "vectors"_a.noconvert(), "offsets"_a.noconvert(), py::kw_only(),
              "mean"_a.noconvert() = py::none(), "documents"_a, "num_threads"_a);
 }
 

@@ -1,6 +1,7 @@
 #include "fde.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cassert>
 #include <cmath>
 #include <cstring>
@@ -13,6 +14,9 @@ namespace {
 
 // Rows of one call of a projection: enough for full tiles.
 constexpr size_t kPendingBlocks = 24;
+
+// Items that a thread takes at once: the counter and the buffers are then nothing beside the work.
+constexpr size_t kItemsAtATime = 8;
 
 // Bits 32 i .. 32 i + 31 are word i; `count` <= 30 bits from bit `first` on. Reads one word past the last bit's.
 uint32_t extract_bits(const uint32_t* words, size_t first, size_t count) {
@@ -37,6 +41,31 @@ void draw_normals(uint32_t seed, size_t n, float* out) {
     NormalStream normals(words);
     for (size_t i = 0; i < n; ++i) out[i] = normals.draw();
 }
+
+// Where the blocks of an item go, by the position of their partition among those of all repetitions, in ascending
+// order. `put` is called for partitions that are not empty, `leave_empty` for the others.
+
+// To their places in a row.
+struct DenseBlocks {
+    float* row;
+    size_t block_dimension;
+    void put(size_t position, const float* block) {
+        std::memcpy(row + position * block_dimension, block, block_dimension * sizeof(float));
+    }
+    void leave_empty(size_t position) { std::fill_n(row + position * block_dimension, block_dimension, 0.0f); }
+};
+
+// One after the other, each number with its column.
+struct SparseBlocks {
+    float* value;
+    int32_t* index;
+    size_t block_dimension;
+    void put(size_t position, const float* block) {
+        value = std::copy_n(block, block_dimension, value);
+        for (size_t i = 0; i < block_dimension; ++i) *index++ = static_cast<int32_t>(position * block_dimension + i);
+    }
+    void leave_empty(size_t) {}
+};
 
 }  // namespace
 
@@ -137,7 +166,9 @@ FdeEncoder::FdeEncoder(const FdeShape& shape, const float* simhash, const float*
     : shape_(shape),
       final_projection_dimension_(final_projection_dimension),
       kernels_(product_kernels(isa)),
+      conversions_(convert_kernels(isa)),
       row_stride_((shape.dim + 15) / 16 * 16),
+      words_(shape.num_repetitions * shape.num_simhash_projections / 32 + 2),
       projections_(shape.projection_dimension ? shape.num_repetitions : 0) {
     const size_t k = shape.num_simhash_projections;
     // Within a repetition the first hyperplane becomes the highest bit: the bits, read as a number, are then the bit
@@ -162,71 +193,109 @@ FdeEncoder::FdeEncoder(const FdeShape& shape, const float* simhash, const float*
 
 // What one thread reuses from item to item.
 struct FdeEncoder::Worker {
-    FloatBuffer vectors;         // the item, centred, (num_vectors, row_stride)
-    std::vector<uint32_t> bits;  // (num_vectors, words): the partitions of all repetitions
-    size_t words = 0;
+    FloatBuffer vectors;                   // the item, centred, (num_vectors, row_stride)
+    std::vector<uint32_t> bits;            // (num_vectors, words_): the partitions of all repetitions
     std::vector<uint32_t> partition_of;    // (num_vectors,)
     std::vector<uint32_t> starts, order;   // vectors grouped by partition: order[starts[p] .. starts[p + 1]]
+    std::vector<uint32_t> occupied;        // bit p: partition p holds a vector
     std::vector<uint64_t> nearest;         // (num_partitions,): bits that differ << 32 | vector
     FloatBuffer pending, projected;        // blocks to project, and the result
     std::vector<size_t> pending_position;  // of each pending block in the encoding
     std::vector<float> encoding;           // before the final projection
+    std::vector<float> row;                // before the conversion to what is written
 };
 
-void FdeEncoder::encode_queries(const TokenVectors& items, const float* mean, const Threads& num_threads,
-                                float* out) const {
-    encode(items, mean, Side::query, num_threads, out);
-}
-
-void FdeEncoder::encode_documents(const TokenVectors& items, const float* mean, const Threads& num_threads,
-                                  float* out) const {
-    encode(items, mean, Side::document, num_threads, out);
-}
-
-void FdeEncoder::encode(const TokenVectors& items, const float* mean, Side side, const Threads& num_threads,
-                        float* out) const {
-    assert(items.dim == shape_.dim);
-    // A few items at a time: the counter and the buffers are then nothing beside the work.
-    constexpr size_t kItemsAtATime = 8;
+int64_t FdeEncoder::encode(const TokenVectors& items, const float* mean, Side side, const Threads& num_threads,
+                           const RowsOut& out) const {
+    assert(items.dim == shape_.dim && out.width == output_dimension());
     const size_t num_groups = (items.size + kItemsAtATime - 1) / kItemsAtATime;
     std::vector<std::unique_ptr<Worker>> workers(workers_for(num_groups, num_threads.count));
+    LowestRow too_large;
+    parallel_for(num_groups, num_threads, [&](size_t index, size_t group) {
+        if (!workers[index]) workers[index] = std::make_unique<Worker>();
+        Worker& worker = *workers[index];
+        const bool as_it_is = out.format == RowFormat::float32;
+        if (!as_it_is) worker.row.resize(out.width);
+        if (final_projection_dimension_) worker.encoding.resize(shape_.encoding_dimension());
+        for (size_t i = group * kItemsAtATime; i < std::min((group + 1) * kItemsAtATime, items.size); ++i) {
+            float* row = as_it_is ? static_cast<float*>(out.row(i)) : worker.row.data();
+            if (items.length(i) == 0) {
+                std::fill_n(row, out.width, 0.0f);
+            } else {
+                DenseBlocks blocks{final_projection_dimension_ ? worker.encoding.data() : row,
+                                   shape_.block_dimension()};
+                load_vectors(items, i, mean, worker);
+                worker.bits.assign(items.length(i) * words_, 0);
+                find_partitions(items.length(i), worker, worker.bits.data());
+                encode_item(items.length(i), worker.bits.data(), side, worker, blocks);
+                if (final_projection_dimension_) {
+                    std::fill_n(row, out.width, 0.0f);
+                    for (size_t j = 0; j < shape_.encoding_dimension(); ++j)
+                        row[sketch_columns_[j]] += sketch_signs_[j] * worker.encoding[j];
+                }
+            }
+            if (!as_it_is && !out.write(conversions_, i, row)) too_large.report(i);
+        }
+    });
+    return too_large.get();
+}
+
+void FdeEncoder::encode_sparse(const TokenVectors& items, const float* mean, Side side, const Threads& num_threads,
+                               int64_t* offsets, const std::function<SparseArrays(size_t)>& allocate) const {
+    assert(items.dim == shape_.dim && final_projection_dimension_ == 0);
+    // Twice over the items: the bits, which stay, tell the number of blocks, so that these are written to their places.
+    const size_t num_groups = (items.size + kItemsAtATime - 1) / kItemsAtATime;
+    std::vector<std::unique_ptr<Worker>> workers(workers_for(num_groups, num_threads.count));
+    std::vector<uint32_t> bits(items.num_tokens() * words_);
+    offsets[0] = 0;
     parallel_for(num_groups, num_threads, [&](size_t worker, size_t group) {
         if (!workers[worker]) workers[worker] = std::make_unique<Worker>();
         for (size_t i = group * kItemsAtATime; i < std::min((group + 1) * kItemsAtATime, items.size); ++i) {
-            encode_item(items, i, mean, side, *workers[worker], out + i * output_dimension());
+            uint32_t* item_bits = bits.data() + static_cast<size_t>(items.offsets[i]) * words_;
+            load_vectors(items, i, mean, *workers[worker]);
+            find_partitions(items.length(i), *workers[worker], item_bits);
+            const size_t num_blocks = count_blocks(items.length(i), item_bits, side, *workers[worker]);
+            offsets[i + 1] = static_cast<int64_t>(num_blocks * shape_.block_dimension());
+        }
+    });
+    for (size_t i = 0; i < items.size; ++i) offsets[i + 1] += offsets[i];
+    const SparseArrays arrays = allocate(static_cast<size_t>(offsets[items.size]));
+    parallel_for(num_groups, num_threads, [&](size_t worker, size_t group) {
+        if (!workers[worker]) workers[worker] = std::make_unique<Worker>();
+        for (size_t i = group * kItemsAtATime; i < std::min((group + 1) * kItemsAtATime, items.size); ++i) {
+            if (items.length(i) == 0) continue;
+            SparseBlocks blocks{arrays.first + offsets[i], arrays.second + offsets[i], shape_.block_dimension()};
+            load_vectors(items, i, mean, *workers[worker]);
+            encode_item(items.length(i), bits.data() + static_cast<size_t>(items.offsets[i]) * words_, side,
+                        *workers[worker], blocks);
         }
     });
 }
 
-void FdeEncoder::encode_item(const TokenVectors& items, size_t item, const float* mean, Side side, Worker& worker,
-                             float* out) const {
-    const size_t num_vectors = items.length(item), k = shape_.num_simhash_projections;
-    if (num_vectors == 0) {
-        std::fill(out, out + output_dimension(), 0.0f);
-        return;
-    }
-    load_vectors(items, item, mean, worker);
+void FdeEncoder::find_partitions(size_t num_vectors, const Worker& worker, uint32_t* bits) const {
+    if (shape_.num_simhash_projections && num_vectors)
+        kernels_.sign_bits(simhash_.view(), worker.vectors.data(), num_vectors, row_stride_, bits, words_);
+}
 
-    worker.words = shape_.num_repetitions * k / 32 + 2;  // extract_bits reads pairs
-    worker.bits.assign(num_vectors * worker.words, 0);
-    if (k)
-        kernels_.sign_bits(simhash_.view(), worker.vectors.data(), num_vectors, row_stride_, worker.bits.data(),
-                           worker.words);
-
-    float* encoding = out;
-    if (final_projection_dimension_) {
-        worker.encoding.resize(shape_.encoding_dimension());
-        encoding = worker.encoding.data();
-    }
+size_t FdeEncoder::count_blocks(size_t num_vectors, const uint32_t* bits, Side side, Worker& worker) const {
+    const size_t k = shape_.num_simhash_projections;
+    if (num_vectors && fills(side)) return shape_.num_repetitions * shape_.num_partitions();
+    size_t num_blocks = 0;
     for (size_t r = 0; r < shape_.num_repetitions; ++r) {
-        encode_repetition(r, num_vectors, side, worker,
-                          encoding + r * shape_.num_partitions() * shape_.block_dimension());
+        worker.occupied.assign((shape_.num_partitions() + 31) / 32, 0);
+        for (size_t t = 0; t < num_vectors; ++t) {
+            const uint32_t partition = extract_bits(bits + t * words_, r * k, k);
+            worker.occupied[partition / 32] |= 1U << (partition % 32);
+        }
+        for (const uint32_t word : worker.occupied) num_blocks += static_cast<size_t>(std::popcount(word));
     }
-    if (final_projection_dimension_) {
-        std::fill(out, out + final_projection_dimension_, 0.0f);
-        for (size_t i = 0; i < shape_.encoding_dimension(); ++i)
-            out[sketch_columns_[i]] += sketch_signs_[i] * encoding[i];
-    }
+    return num_blocks;
+}
+
+template <class Blocks>
+void FdeEncoder::encode_item(size_t num_vectors, const uint32_t* bits, Side side, Worker& worker,
+                             Blocks& blocks) const {
+    for (size_t r = 0; r < shape_.num_repetitions; ++r) encode_repetition(r, num_vectors, bits, side, worker, blocks);
 }
 
 void FdeEncoder::load_vectors(const TokenVectors& items, size_t item, const float* mean, Worker& worker) const {
@@ -234,19 +303,24 @@ void FdeEncoder::load_vectors(const TokenVectors& items, size_t item, const floa
     worker.vectors.resize(num_vectors * row_stride_);
     for (size_t t = 0; t < num_vectors; ++t) {
         float* row = worker.vectors.data() + t * row_stride_;
+        const float* numbers = row;
         if (items.dtype == Dtype::float16) {
             kernels_.half_to_float(items.float16_rows(first + t), shape_.dim, row);
         } else {
-            std::memcpy(row, items.float32_rows(first + t), shape_.dim * sizeof(float));
+            numbers = items.float32_rows(first + t);
         }
         if (mean) {
-            for (size_t i = 0; i < shape_.dim; ++i) row[i] -= mean[i];
+            for (size_t i = 0; i < shape_.dim; ++i) row[i] = numbers[i] - mean[i];
+        } else if (numbers != row) {
+            std::memcpy(row, numbers, shape_.dim * sizeof(float));
         }
         std::fill(row + shape_.dim, row + row_stride_, 0.0f);
     }
 }
 
-void FdeEncoder::encode_repetition(size_t repetition, size_t num_vectors, Side side, Worker& worker, float* out) const {
+template <class Blocks>
+void FdeEncoder::encode_repetition(size_t repetition, size_t num_vectors, const uint32_t* bits, Side side,
+                                   Worker& worker, Blocks& blocks) const {
     const size_t num_partitions = shape_.num_partitions(), k = shape_.num_simhash_projections;
 
     // Counting sort of the vectors by partition, stable, so that the first of a group is its lowest.
@@ -254,7 +328,7 @@ void FdeEncoder::encode_repetition(size_t repetition, size_t num_vectors, Side s
     worker.order.resize(num_vectors);
     worker.starts.assign(num_partitions + 1, 0);
     for (size_t t = 0; t < num_vectors; ++t) {
-        const uint32_t partition = extract_bits(worker.bits.data() + t * worker.words, repetition * k, k);
+        const uint32_t partition = extract_bits(bits + t * words_, repetition * k, k);
         worker.partition_of[t] = partition;
         ++worker.starts[partition];
     }
@@ -265,7 +339,7 @@ void FdeEncoder::encode_repetition(size_t repetition, size_t num_vectors, Side s
     }
     const std::vector<uint32_t>& starts = worker.starts;
 
-    const bool filling = side == Side::document && shape_.fill_empty_partitions && k > 0;
+    const bool filling = fills(side);
     if (filling) {
         worker.nearest.assign(num_partitions, ~uint64_t{0} >> 1);
         for (size_t p = 0; p < num_partitions; ++p) {
@@ -275,23 +349,24 @@ void FdeEncoder::encode_repetition(size_t repetition, size_t num_vectors, Side s
         // differ, vector) of all occupied corners: Hamming distance is the sum of its axes. O(k 2^k), whatever the
         // number of vectors.
         for (size_t bit = 1; bit < num_partitions; bit *= 2) {
-            for (size_t p = 0; p < num_partitions; ++p) {
-                if (p & bit) continue;
-                const uint64_t one_more = uint64_t{1} << 32, low = worker.nearest[p], high = worker.nearest[p | bit];
-                worker.nearest[p] = std::min(low, high + one_more);
-                worker.nearest[p | bit] = std::min(high, low + one_more);
+            for (size_t begin = 0; begin < num_partitions; begin += 2 * bit) {
+                for (size_t p = begin; p < begin + bit; ++p) {
+                    const uint64_t one_more = uint64_t{1} << 32, low = worker.nearest[p],
+                                   high = worker.nearest[p + bit];
+                    worker.nearest[p] = std::min(low, high + one_more);
+                    worker.nearest[p + bit] = std::min(high, low + one_more);
+                }
             }
         }
     }
 
     worker.pending.resize(kPendingBlocks * row_stride_);
     worker.pending_position.clear();
-    const size_t block_dimension = shape_.block_dimension();
     for (size_t position = 0; position < num_partitions; ++position) {
         const size_t p = shape_.gray_order ? bits_at_position(position) : position;
         const size_t size = starts[p + 1] - starts[p];
         if (size == 0 && !filling) {
-            std::fill_n(out + position * block_dimension, block_dimension, 0.0f);
+            blocks.leave_empty(repetition * num_partitions + position);
             continue;
         }
         const uint32_t nearest = size ? 0 : static_cast<uint32_t>(worker.nearest[p]);
@@ -300,29 +375,26 @@ void FdeEncoder::encode_repetition(size_t repetition, size_t num_vectors, Side s
         const float scale = side == Side::document ? 1.0f / static_cast<float>(num_members) : 1.0f;
         kernels_.sum_rows(worker.vectors.data(), row_stride_, members, num_members, row_stride_, scale,
                           worker.pending.data() + worker.pending_position.size() * row_stride_);
-        worker.pending_position.push_back(position);
-        if (worker.pending_position.size() == kPendingBlocks) flush(repetition, worker, out);
+        worker.pending_position.push_back(repetition * num_partitions + position);
+        if (worker.pending_position.size() == kPendingBlocks) flush(repetition, worker, blocks);
     }
-    flush(repetition, worker, out);
+    flush(repetition, worker, blocks);
 }
 
-// Projects the pending blocks and writes them to their places.
-void FdeEncoder::flush(size_t repetition, Worker& worker, float* out) const {
+// Projects the pending blocks and hands them on.
+template <class Blocks>
+void FdeEncoder::flush(size_t repetition, Worker& worker, Blocks& blocks) const {
     const size_t num_blocks = worker.pending_position.size();
-    const float* blocks = worker.pending.data();
+    const float* numbers = worker.pending.data();
     size_t stride = row_stride_;
     if (shape_.projection_dimension) {
         const PackedColumns projection = projections_[repetition].view();
         stride = projection.num_lanes;
         worker.projected.resize(kPendingBlocks * stride);
-        kernels_.multiply(projection, blocks, num_blocks, row_stride_, worker.projected.data());
-        blocks = worker.projected.data();
+        kernels_.multiply(projection, numbers, num_blocks, row_stride_, worker.projected.data());
+        numbers = worker.projected.data();
     }
-    const size_t block_dimension = shape_.block_dimension();
-    for (size_t i = 0; i < num_blocks; ++i) {
-        std::memcpy(out + worker.pending_position[i] * block_dimension, blocks + i * stride,
-                    block_dimension * sizeof(float));
-    }
+    for (size_t i = 0; i < num_blocks; ++i) blocks.put(worker.pending_position[i], numbers + i * stride);
     worker.pending_position.clear();
 }
 

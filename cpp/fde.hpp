@@ -12,8 +12,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <utility>
 #include <vector>
 
+#include "convert.hpp"
 #include "isa.hpp"
 #include "parallel.hpp"
 #include "product.hpp"
@@ -45,12 +48,13 @@ void draw_paper_matrices(const FdeShape& shape, uint32_t seed, float* simhash, f
 void draw_count_sketch(uint32_t seed, size_t num_coordinates, uint32_t final_projection_dimension, int32_t* columns,
                        float* signs);
 
-// The paper's final projection, a dense matrix S of ±1 (num_coordinates, final_projection_dimension), kept as bits: bits
-// (num_coordinates, ⌈final_projection_dimension / 8⌉), most significant first, set for +1.
+// The paper's final projection, a dense matrix S of ±1 (num_coordinates, final_projection_dimension), kept as bits:
+// bits (num_coordinates, ⌈final_projection_dimension / 8⌉), most significant first, set for +1.
 void draw_final_bits(uint32_t seed, size_t num_coordinates, size_t final_projection_dimension, uint8_t* final_bits);
 
-// out[i] = rows[i] · S / √final_projection_dimension. rows: (num_rows, width), width >= 1 the coordinates of final_bits; out:
-// (num_rows, final_projection_dimension). Sums run in an order of their own, whatever num_rows and num_threads.
+// out[i] = rows[i] · S / √final_projection_dimension. rows: (num_rows, width), width >= 1 the coordinates of
+// final_bits; out: (num_rows, final_projection_dimension). Sums run in an order of their own, whatever num_rows and
+// num_threads.
 void project_signs(const float* rows, size_t num_rows, size_t width, const uint8_t* final_bits,
                    size_t final_projection_dimension, const Threads& num_threads, Isa isa, float* out);
 
@@ -62,30 +66,49 @@ public:
                const float* sketch_signs, size_t final_projection_dimension, Isa isa);
 
     const FdeShape& shape() const { return shape_; }
+    bool has_final_projection() const { return final_projection_dimension_ != 0; }
     size_t output_dimension() const {
         return final_projection_dimension_ ? final_projection_dimension_ : shape_.encoding_dimension();
     }
 
-    // out: (items.size, output_dimension). `mean`, if not null, is subtracted from every vector first. An empty item gives
-    // zeros. Memory per thread beyond `out`: the longest item as float32 and its bits, 12 bytes per partition of one
-    // repetition and, with a final projection, one encoding.
-    void encode_queries(const TokenVectors& items, const float* mean, const Threads& num_threads, float* out) const;
-    void encode_documents(const TokenVectors& items, const float* mean, const Threads& num_threads, float* out) const;
+    enum class Side { query, document };
+
+    // Writes one row of output_dimension numbers per item, an empty item's of zeros. `mean`, if not null, is subtracted
+    // from every vector first. Returns the first item with a number too large for out.format == float16, or -1. Memory
+    // per thread beyond `out`: the longest item as float32 and its bits, 12 bytes per partition of one repetition, one
+    // encoding unless it is written to `out` as it is and, with a final projection, one more.
+    int64_t encode(const TokenVectors& items, const float* mean, Side side, const Threads& num_threads,
+                   const RowsOut& out) const;
+
+    // The blocks of partitions that are not empty, as the rows of a sparse matrix: numbers values[i] at columns
+    // indices[i], ascending, for offsets[item] <= i < offsets[item + 1]. offsets: (items.size + 1,); `allocate` is
+    // called once, with offsets[items.size], for the other two. No final projection. Memory beyond: that of `encode`,
+    // and the bits of all vectors.
+    using SparseArrays = std::pair<float*, int32_t*>;
+    void encode_sparse(const TokenVectors& items, const float* mean, Side side, const Threads& num_threads,
+                       int64_t* offsets, const std::function<SparseArrays(size_t)>& allocate) const;
 
 private:
     struct Worker;
-    enum class Side { query, document };
-    void encode(const TokenVectors& items, const float* mean, Side side, const Threads& num_threads, float* out) const;
-    void encode_item(const TokenVectors& items, size_t item, const float* mean, Side side, Worker& worker,
-                     float* out) const;
     void load_vectors(const TokenVectors& items, size_t item, const float* mean, Worker& worker) const;
-    void encode_repetition(size_t repetition, size_t num_vectors, Side side, Worker& worker, float* out) const;
-    void flush(size_t repetition, Worker& worker, float* out) const;
+    // Of the vectors loaded: words_ words of bits each, zero on entry.
+    void find_partitions(size_t num_vectors, const Worker& worker, uint32_t* bits) const;
+    size_t count_blocks(size_t num_vectors, const uint32_t* bits, Side side, Worker& worker) const;
+    bool fills(Side side) const { return side == Side::document && shape_.fill_empty_partitions; }
+    template <class Blocks>
+    void encode_item(size_t num_vectors, const uint32_t* bits, Side side, Worker& worker, Blocks& blocks) const;
+    template <class Blocks>
+    void encode_repetition(size_t repetition, size_t num_vectors, const uint32_t* bits, Side side, Worker& worker,
+                           Blocks& blocks) const;
+    template <class Blocks>
+    void flush(size_t repetition, Worker& worker, Blocks& blocks) const;
 
     FdeShape shape_;
     size_t final_projection_dimension_;
     const ProductKernels& kernels_;
+    const ConvertKernels& conversions_;
     size_t row_stride_;  // floats; a multiple of 16, so that sum_rows needs no tail
+    size_t words_;       // of the bits of a vector: one more than they fill, since extract_bits reads pairs
     OwnedColumns simhash_;
     std::vector<OwnedColumns> projections_;  // one per repetition
     std::vector<int32_t> sketch_columns_;

@@ -99,18 +99,51 @@ void test_fde(const std::vector<Isa>& isas) {
                    shape.projection_dimension, shape.fill_empty_partitions, shape.gray_order ? "Gray" : "binary",
                    document ? "documents" : "queries", centred ? ", mean" : "", sketched ? ", sketch" : "");
                 const FdeEncoder& encoder = sketched ? sketching : plain;
+                const auto side = document ? FdeEncoder::Side::document : FdeEncoder::Side::query;
+                const float* mean = centred ? center.data() : nullptr;
                 const size_t width = encoder.output_dimension();
                 CHECK("the output has as many dimensions as promised",
                       width == (sketched ? final_dimension : dimension));
                 const auto encode = [&](Dtype dtype, size_t num_threads) {
-                    const auto method = document ? &FdeEncoder::encode_documents : &FdeEncoder::encode_queries;
                     std::optional<Exact<float>> out(std::in_place, lengths.size() * width, kNan);
-                    (encoder.*method)(items.view(dtype), centred ? center.data() : nullptr, num_threads, out->data());
+                    encoder.encode(items.view(dtype), mean, side, num_threads,
+                                   {RowFormat::float32, width, out->data(), nullptr});
                     return std::vector<float>(out->begin(), out->end());
                 };
                 const std::vector<float> out = encode(Dtype::float32, 1);
                 CHECK("an encoding does not depend on threads and on the dtype of equal numbers",
                       out == encode(Dtype::float16, 3));
+                Exact<int8_t> codes(out.size()), converted(out.size());
+                Exact<float> scales(lengths.size(), kNan), converted_scales(lengths.size());
+                encoder.encode(items.view(Dtype::float32), mean, side, 2,
+                               {RowFormat::int8, width, codes.data(), scales.data()});
+                convert_rows(out.data(), lengths.size(), 1, isa,
+                             {RowFormat::int8, width, converted.data(), converted_scales.data()});
+                CHECK("an encoding of another form is the float32 encoding converted",
+                      same_bits(codes.data(), converted.data(), codes.size()) &&
+                          same_bits(scales.data(), converted_scales.data(), scales.size()));
+                for (const size_t num_threads : std::vector<size_t>{1, 3}) {
+                    if (sketched) continue;
+                    Exact<int64_t> offsets(lengths.size() + 1, int64_t{-1});
+                    std::optional<Exact<float>> values;
+                    std::optional<Exact<int32_t>> indices;
+                    encoder.encode_sparse(items.view(Dtype::float32), mean, side, num_threads, offsets.data(),
+                                          [&](size_t size) {
+                                              values.emplace(size, kNan);
+                                              indices.emplace(size, -1);
+                                              return FdeEncoder::SparseArrays(values->data(), indices->data());
+                                          });
+                    std::vector<float> dense(out.size());
+                    bool ascending = offsets[0] == 0 && offsets[lengths.size()] == int64_t(values->size());
+                    for (size_t item = 0; item < lengths.size(); ++item) {
+                        for (size_t i = static_cast<size_t>(offsets[item]); int64_t(i) < offsets[item + 1]; ++i) {
+                            ascending = ascending && (int64_t(i) == offsets[item] || (*indices)[i - 1] < (*indices)[i]);
+                            dense[item * width + static_cast<size_t>((*indices)[i])] = (*values)[i];
+                        }
+                    }
+                    CHECK("a sparse encoding names each column once, in order", ascending);
+                    CHECK("a sparse encoding holds all that is not zero", dense == out);
+                }
                 bool holds = true;
                 for (size_t item = 0; item < lengths.size(); ++item) {
                     const size_t first = static_cast<size_t>(items.offsets[item]) * shape.dim;
@@ -190,7 +223,8 @@ void test_google_encoding(Isa isa) {
         const FdeEncoder encoder(shape, matrices.simhash.data(), matrices.projections.data(), columns.data(),
                                  signs.data(), final_dimension, isa);
         const TokenVectors items{vectors.data(), Dtype::float32, offsets.data(), 1, 4};
-        (encoder.*(query ? &FdeEncoder::encode_queries : &FdeEncoder::encode_documents))(items, nullptr, 1, out.data());
+        encoder.encode(items, nullptr, query ? FdeEncoder::Side::query : FdeEncoder::Side::document, 1,
+                       {RowFormat::float32, encoder.output_dimension(), out.data(), nullptr});
         return std::equal(out.begin(), out.end(), expected.begin(),
                           [](float a, float b) { return std::abs(a - b) <= 1e-6f; });
     };

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import Any, Literal, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chamfer import _core
-from chamfer._files import replace_file
 from chamfer._runtime import check_positive_int, resolve_isa, resolve_num_threads
 from chamfer.errors import CorruptIndexError
+from chamfer.reducers.encoder_files import read_encoder, write_encoder
+from chamfer.reducers.encodings import (
+    DenseOutput,
+    Encodings,
+    Int8Encodings,
+    Output,
+    SparseEncodings,
+    check_halves,
+    check_output,
+    dense_encodings,
+    empty_encodings,
+)
 from chamfer.token_vectors import TokenVectors, TokenVectorsLike, as_token_vectors
-
-_FORMAT = "chamfer.FixedDimensionalEncoder"
-_FORMAT_VERSION = 1
 
 # Numbers of an encoding; a document then takes up to 8 GB, far past any use, and every size fits the core's arithmetic.
 _MAX_ENCODING_DIMENSION = 2**31
@@ -134,44 +140,163 @@ class FixedDimensionalEncoder:
         self._document_mean, self._query_mean = document_mean, query_mean
         return self
 
+    @overload
     def encode_documents(
-        self, documents: TokenVectorsLike, *, num_threads: int | None = None, isa: str | None = None
-    ) -> NDArray[np.float32]:
+        self,
+        documents: TokenVectorsLike,
+        *,
+        output: Literal["float32"] = ...,
+        num_threads: int | None = ...,
+        isa: str | None = ...,
+    ) -> NDArray[np.float32]: ...
+
+    @overload
+    def encode_documents(
+        self,
+        documents: TokenVectorsLike,
+        *,
+        output: Literal["float16"],
+        num_threads: int | None = ...,
+        isa: str | None = ...,
+    ) -> NDArray[np.float16]: ...
+
+    @overload
+    def encode_documents(
+        self,
+        documents: TokenVectorsLike,
+        *,
+        output: Literal["int8"],
+        num_threads: int | None = ...,
+        isa: str | None = ...,
+    ) -> Int8Encodings: ...
+
+    @overload
+    def encode_documents(
+        self,
+        documents: TokenVectorsLike,
+        *,
+        output: Literal["bits"],
+        num_threads: int | None = ...,
+        isa: str | None = ...,
+    ) -> NDArray[np.uint8]: ...
+
+    @overload
+    def encode_documents(
+        self,
+        documents: TokenVectorsLike,
+        *,
+        output: Literal["sparse"],
+        num_threads: int | None = ...,
+        isa: str | None = ...,
+    ) -> SparseEncodings: ...
+
+    def encode_documents(
+        self,
+        documents: TokenVectorsLike,
+        *,
+        output: Output = "float32",
+        num_threads: int | None = None,
+        isa: str | None = None,
+    ) -> Encodings:
         """Encode documents: the mean of the vectors of each partition.
 
         Args:
             documents: a collection of documents of this dim, float32 or float16.
+            output: the form of the encodings, "float32" if not given. No form but that takes the memory of float32
+                encodings on the way. "float16": to the nearest. "int8": codes with one scale per document. "bits": what
+                is above 0, to search by Hamming distance. "sparse": without empty partitions; it needs an encoder with
+                fill_empty_partitions=False (else no partition is empty) and without final projection.
             num_threads: threads to use; None means the CPUs of this process. The numbers do not depend on it.
             isa: instruction set, one of `available_isas()`; None means `best_isa()`. A vector within rounding of a
                 hyperplane may fall into another partition on another instruction set.
 
         Returns:
-            float32, shape (num_documents, output_dimension). An empty document is all zeros.
+            "float32" and "float16": that dtype, shape (num_documents, output_dimension). "int8": `Int8Encodings`.
+            "bits": uint8, shape (num_documents, ceil(output_dimension / 8)), bit i % 8 of byte i // 8 for number i.
+            "sparse": `SparseEncodings`. An empty document is all zeros.
 
         Raises:
             TypeError: documents have a wrong type or dtype.
-            ValueError: another dim than the encoder's, or center=True and `fit` was not called.
+            ValueError: another dim than the encoder's, center=True and `fit` was not called, an output that is unknown
+                or that this encoder cannot give, or output="float16" and an encoding with a magnitude of 65520 or more.
         """
-        return self._encode(documents, "documents", num_threads, isa)
+        return self._encode(documents, "documents", output, num_threads, isa)
+
+    @overload
+    def encode_queries(
+        self,
+        queries: TokenVectorsLike,
+        *,
+        output: Literal["float32"] = ...,
+        num_threads: int | None = ...,
+        isa: str | None = ...,
+    ) -> NDArray[np.float32]: ...
+
+    @overload
+    def encode_queries(
+        self,
+        queries: TokenVectorsLike,
+        *,
+        output: Literal["float16"],
+        num_threads: int | None = ...,
+        isa: str | None = ...,
+    ) -> NDArray[np.float16]: ...
+
+    @overload
+    def encode_queries(
+        self,
+        queries: TokenVectorsLike,
+        *,
+        output: Literal["int8"],
+        num_threads: int | None = ...,
+        isa: str | None = ...,
+    ) -> Int8Encodings: ...
+
+    @overload
+    def encode_queries(
+        self,
+        queries: TokenVectorsLike,
+        *,
+        output: Literal["bits"],
+        num_threads: int | None = ...,
+        isa: str | None = ...,
+    ) -> NDArray[np.uint8]: ...
+
+    @overload
+    def encode_queries(
+        self,
+        queries: TokenVectorsLike,
+        *,
+        output: Literal["sparse"],
+        num_threads: int | None = ...,
+        isa: str | None = ...,
+    ) -> SparseEncodings: ...
 
     def encode_queries(
-        self, queries: TokenVectorsLike, *, num_threads: int | None = None, isa: str | None = None
-    ) -> NDArray[np.float32]:
+        self,
+        queries: TokenVectorsLike,
+        *,
+        output: Output = "float32",
+        num_threads: int | None = None,
+        isa: str | None = None,
+    ) -> Encodings:
         """Encode queries: the sum of the vectors of each partition; empty partitions stay zero.
 
         Args:
             queries: a collection of queries of this dim, float32 or float16; one 2-D array is one query.
+            output: as in `encode_documents`; "sparse" needs an encoder without final projection only, and takes at
+                most num_query_tokens * num_repetitions blocks of projection_dimension numbers (MUVERA, section 2).
             num_threads: as in `encode_documents`.
             isa: as in `encode_documents`.
 
         Returns:
-            float32, shape (num_queries, output_dimension). An empty query is all zeros.
+            As `encode_documents`, for queries. An empty query is all zeros.
 
         Raises:
             TypeError: queries have a wrong type or dtype.
-            ValueError: another dim than the encoder's, or center=True and `fit` was not called.
+            ValueError: as in `encode_documents`.
         """
-        return self._encode(queries, "queries", num_threads, isa)
+        return self._encode(queries, "queries", output, num_threads, isa)
 
     # ── files ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -184,14 +309,7 @@ class FixedDimensionalEncoder:
         arrays: dict[str, NDArray[Any]] = dict(self._matrices)
         if self._document_mean is not None and self._query_mean is not None:
             arrays |= {"document_mean": self._document_mean, "query_mean": self._query_mean}
-        header = {
-            "format": _FORMAT,
-            "version": _FORMAT_VERSION,
-            "parameters": self._parameters,
-            "checksum": _checksum(self._parameters, arrays),
-        }
-        with replace_file(Path(path)) as file:
-            np.savez(file, **{"header": np.array(json.dumps(header)), **arrays})  # type: ignore[arg-type]
+        write_encoder(Path(path), self._parameters, arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FixedDimensionalEncoder:
@@ -205,19 +323,10 @@ class FixedDimensionalEncoder:
             CorruptIndexError: the file is damaged (parameters and arrays carry a checksum) or not an encoder.
             ValueError: a newer chamfer wrote it.
         """
-        with Path(path).open("rb") as stream:
-            try:
-                header, arrays = _read_npz(stream)
-                version = int(header["version"])
-            except Exception as error:  # zipfile and NumPy raise a dozen kinds for damaged bytes
-                raise CorruptIndexError(f"{path}: damaged, or not a saved FixedDimensionalEncoder ({error})") from None
-        if version != _FORMAT_VERSION:
-            raise ValueError(f"{path}: format version {version}, this chamfer reads {_FORMAT_VERSION}; upgrade chamfer")
+        parameters, arrays = read_encoder(Path(path))
         self = cls.__new__(cls)
         try:
-            if _checksum(header["parameters"], arrays) != header["checksum"]:
-                raise ValueError("checksum differs")
-            self._set_parameters(**header["parameters"])
+            self._set_parameters(**parameters)
             self._document_mean = arrays.pop("document_mean", None)
             self._query_mean = arrays.pop("query_mean", None)
             held = {name: (array.dtype.type, array.shape) for name, array in arrays.items()}
@@ -359,9 +468,15 @@ class FixedDimensionalEncoder:
         return collection
 
     def _encode(
-        self, vectors: TokenVectorsLike, side: Literal["documents", "queries"], num_threads: int | None, isa: str | None
-    ) -> NDArray[np.float32]:
+        self,
+        vectors: TokenVectorsLike,
+        side: Literal["documents", "queries"],
+        output: Output,
+        num_threads: int | None,
+        isa: str | None,
+    ) -> Encodings:
         collection = self._check(vectors, side)
+        check_output(output)
         mean = None
         if self.center:
             mean = self._document_mean if side == "documents" else self._query_mean
@@ -370,49 +485,61 @@ class FixedDimensionalEncoder:
                     "center=True needs the means of your data: call fit(documents) or fit(documents, queries) first, "
                     "or make the encoder with center=False"
                 )
-        encoder = self._core_encoder(resolve_isa(isa))
-        threads = resolve_num_threads(num_threads)
-
-        def encode(items: TokenVectors) -> NDArray[np.float32]:
-            return encoder.encode(
-                items.vectors, items.offsets, mean=mean, documents=side == "documents", num_threads=threads
-            )
-
+        isa = resolve_isa(isa)
+        encoder, threads = self._core_encoder(isa), resolve_num_threads(num_threads)
+        arguments: dict[str, Any] = {"mean": mean, "documents": side == "documents", "num_threads": threads}
+        if output == "sparse":
+            self._check_sparse(side)
+            return SparseEncodings(*encoder.encode_sparse(collection.vectors, collection.offsets, **arguments))
         if "final_bits" not in self._matrices:
-            return encode(collection)
-        projected = np.empty((len(collection), self.output_dimension), np.float32)
-        batch = max(1, _FINAL_BATCH_BYTES // (4 * self.encoding_dimension))
+            rows, scales, first_too_large = encoder.encode(
+                collection.vectors, collection.offsets, output=output, **arguments
+            )
+            check_halves(first_too_large, side)
+            return dense_encodings(rows, scales)
+
+        return self._encode_finally(collection, side, output, encoder, arguments, isa)
+
+    def _encode_finally(
+        self,
+        collection: TokenVectors,
+        side: Literal["documents", "queries"],
+        output: DenseOutput,
+        encoder: _core.FdeEncoder,
+        arguments: dict[str, Any],
+        isa: str,
+    ) -> Encodings:
+        """Encode in batches, each projected by the paper's dense matrix and converted before the next."""
+        batch = max(1, _FINAL_BATCH_BYTES // (4 * max(self.encoding_dimension, self.output_dimension)))
+        threads, bits = arguments["num_threads"], self._matrices["final_bits"]
+        rows, scales = empty_encodings(len(collection), self.output_dimension, output)
         for begin in range(0, len(collection), batch):
             end = min(begin + batch, len(collection))
-            projected[begin:end] = _core.project_signs(
-                encode(collection._run(begin, end)),
-                self._matrices["final_bits"],
-                self.output_dimension,
-                num_threads=threads,
-                isa=resolve_isa(isa),
+            items = collection._run(begin, end)
+            encodings, _, _ = encoder.encode(items.vectors, items.offsets, **arguments)
+            projected = _core.project_signs(encodings, bits, self.output_dimension, num_threads=threads, isa=isa)
+            converted = _core.convert_rows(projected, output=output, num_threads=threads, isa=isa)
+            rows[begin:end], part, first_too_large = converted
+            if part is not None:
+                scales[begin:end] = part
+            check_halves(first_too_large + begin if first_too_large >= 0 else -1, side)
+        return dense_encodings(rows, scales if output == "int8" else None)
+
+    def _check_sparse(self, side: Literal["documents", "queries"]) -> None:
+        if self.final_projection_dimension is not None:
+            raise ValueError(
+                "output='sparse': a final projection leaves no zeros; make the encoder with "
+                "final_projection_dimension=None, or take another output"
             )
-        return projected
+        if side == "documents" and self.fill_empty_partitions:
+            raise ValueError(
+                "output='sparse': documents have no empty partitions with fill_empty_partitions=True; take another "
+                "output, or make the encoder with fill_empty_partitions=False"
+            )
 
     def __repr__(self) -> str:
         dim, *rest = self._parameters.items()
         return f"FixedDimensionalEncoder({', '.join([repr(dim[1]), *(f'{name}={value!r}' for name, value in rest)])})"
-
-
-def _checksum(parameters: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> str:
-    digest = hashlib.blake2b(json.dumps(parameters, sort_keys=True).encode(), digest_size=16)
-    for name in sorted(arrays):
-        digest.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}".encode())
-        digest.update(arrays[name].tobytes())
-    return digest.hexdigest()
-
-
-def _read_npz(stream: IO[bytes]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    with np.load(stream, allow_pickle=False) as file:
-        header = json.loads(str(file["header"]))
-        arrays = {name: np.ascontiguousarray(file[name]) for name in file.files if name != "header"}
-    if header["format"] != _FORMAT:
-        raise ValueError(f"its format is {header['format']!r}")
-    return header, arrays
 
 
 def _check_range(value: int, argument: str, highest: int) -> int:
