@@ -14,7 +14,7 @@ test: $(VENV)/.test  ## every test; what a machine lacks (qemu, torch, shared da
 	$(BIN)/pytest
 
 bench: $(VENV)/.test  ## kernels beside their peers; for search: $(BIN)/python -m bench search DATA
-	$(BIN)/pip install --quiet maxsim-cpu numkong muvera-python fastembed
+	$(BIN)/pip install --quiet maxsim-cpu numkong usearch muvera-python fastembed
 	$(BIN)/python -m bench kernels --peers
 
 lint: $(VENV)/.lint

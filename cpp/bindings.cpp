@@ -1,8 +1,8 @@
 // The Python module chamfer._core: memory safety checked, the GIL released, one call into the core; no arithmetic.
 //
 // Types, finiteness and everything that deserves a sentence for the user are checked in Python before; whoever calls
-// this module directly still cannot make it read or write outside an array. Arrays are bound without conversion:
-// nothing is copied in silence.
+// this module directly still cannot make it read or write outside an array, unless another thread changes an argument
+// meanwhile. Arrays are bound without conversion: nothing is copied in silence.
 #include "bindings.hpp"
 
 #include "isa.hpp"
@@ -43,8 +43,11 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
         "name"_a, "argument"_a);
     module.def("first_row_out_of_range", &first_row_out_of_range, "vectors"_a.noconvert(), "num_threads"_a);
 
+    bind_collections(module);
     bind_maxsim(module);
     bind_fde(module);
+    bind_peaks(module);
+    bind_binary(module);
 }
 
 }  // namespace chamfer::bindings

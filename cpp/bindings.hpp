@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -75,8 +76,8 @@ inline size_t positive(int64_t value, const char* name) {
     return static_cast<size_t>(value);
 }
 
-// Ctrl-C and other signals: Python's handlers run in the calling thread, every tenth of a second at most. The error that
-// one raises waits in the thread while `Interrupted` unwinds the core.
+// Ctrl-C and other signals: Python's handlers run in the calling thread, every tenth of a second at most. The error
+// that one raises waits in the thread while `Interrupted` unwinds the core.
 struct Interrupted {};
 
 class InterruptiblePoll {
@@ -113,8 +114,19 @@ Array<T> empty(std::initializer_list<size_t> shape) {
     return Array<T>(std::vector<py::ssize_t>(shape.begin(), shape.end()));
 }
 
+// A collection with the arrays that it points into. Checked once, when it is made: the offsets are copied, so that
+// nobody can change them afterwards.
+struct Collection {
+    TokenVectors view;
+    std::shared_ptr<const std::vector<int64_t>> offsets;
+    std::vector<py::array> arrays;
+};
+
 // Each adds the functions of one topic to chamfer._core.
+void bind_collections(py::module_& module);
 void bind_maxsim(py::module_& module);
 void bind_fde(py::module_& module);
+void bind_peaks(py::module_& module);
+void bind_binary(py::module_& module);
 
 }  // namespace chamfer::bindings

@@ -1,30 +1,40 @@
 // MaxSim for Python.
 #include "bindings.hpp"
 
+#include <algorithm>
 #include <optional>
 
+#include "codes.hpp"
 #include "isa.hpp"
 #include "maxsim.hpp"
 
 namespace chamfer::bindings {
 namespace {
 
-MaxSimInput maxsim_input(const py::array& query_vectors, const Array<int64_t>& query_offsets, const py::array& vectors,
-                         const Array<int64_t>& offsets, const std::optional<Array<float>>& weights, int64_t num_threads,
+MaxSimInput maxsim_input(const Collection& queries, const Collection& documents,
+                         const std::optional<Array<float>>& weights, const Collection* screen, int64_t num_threads,
                          const std::string& isa) {
-    MaxSimInput input{token_vectors(query_vectors, query_offsets, "queries"),
-                      token_vectors(vectors, offsets, "documents"), nullptr, interruptible(num_threads),
-                      parse_isa(isa, "isa")};
-    require(input.queries.dtype == Dtype::float32, "queries: expected float32");
-    require(input.queries.dim == input.documents.dim, "queries: expected dim " + std::to_string(input.documents.dim) +
-                                                          " as the documents, got " +
-                                                          std::to_string(input.queries.dim));
+    const TokenVectors &q = queries.view, &d = documents.view;
+    MaxSimInput input{q, d, nullptr, nullptr, interruptible(num_threads), parse_isa(isa, "isa")};
+    require(q.dtype == Dtype::float32 || (q.dtype == Dtype::codes1 && d.dtype == Dtype::codes1),
+            "queries: expected float32, or codes of 1 bit as the documents");
+    require(q.dim == d.dim,
+            "queries: expected dim " + std::to_string(d.dim) + " as the documents, got " + std::to_string(q.dim));
     if (weights) {
         require_contiguous(*weights, "query_weights");
-        require(weights->ndim() == 1 && extent(*weights, 0) == input.queries.num_tokens(),
-                "query_weights: expected shape (" + std::to_string(input.queries.num_tokens()) + ",), got " +
-                    shape_of(*weights));
+        require(weights->ndim() == 1 && extent(*weights, 0) == q.num_tokens(),
+                "query_weights: expected shape (" + std::to_string(q.num_tokens()) + ",), got " + shape_of(*weights));
         input.query_weights = weights->data();
+    }
+    if (screen) {
+        const TokenVectors& codes = screen->view;
+        require(codes.dtype == Dtype::codes8, "screen: expected codes of 8 bits");
+        require(d.dtype == Dtype::float32 || d.dtype == Dtype::float16, "screen: expected documents that are vectors");
+        require(codes.dim == d.dim && codes.size == d.size &&
+                    (codes.offsets == d.offsets || std::equal(d.offsets, d.offsets + d.size + 1, codes.offsets)),
+                "screen: expected codes of these documents");
+        require(are_codes_of(codes, d), "screen: expected the codes of these very documents, got those of others");
+        input.screen = &codes;
     }
     return input;
 }
@@ -44,10 +54,10 @@ size_t check_candidates(const Array<int64_t>& candidates, const MaxSimInput& inp
     return extent(candidates, 1);
 }
 
-Array<float> maxsim(const py::array& query_vectors, const Array<int64_t>& query_offsets, const py::array& vectors,
-                    const Array<int64_t>& offsets, const std::optional<Array<float>>& weights,
-                    const std::optional<Array<int64_t>>& candidates, int64_t num_threads, const std::string& isa) {
-    const auto input = maxsim_input(query_vectors, query_offsets, vectors, offsets, weights, num_threads, isa);
+Array<float> maxsim(const Collection& queries, const Collection& documents, const std::optional<Array<float>>& weights,
+                    const std::optional<Array<int64_t>>& candidates, const Collection* screen, int64_t num_threads,
+                    const std::string& isa) {
+    const auto input = maxsim_input(queries, documents, weights, screen, num_threads, isa);
     const size_t width = candidates ? check_candidates(*candidates, input) : input.documents.size;
     auto scores = empty<float>({input.queries.size, width});
     float* out = scores.mutable_data();
@@ -62,10 +72,10 @@ Array<float> maxsim(const py::array& query_vectors, const Array<int64_t>& query_
     return scores;
 }
 
-py::tuple maxsim_topk(const py::array& query_vectors, const Array<int64_t>& query_offsets, const py::array& vectors,
-                      const Array<int64_t>& offsets, int64_t k, const std::optional<Array<float>>& weights,
-                      const std::optional<Array<int64_t>>& candidates, int64_t num_threads, const std::string& isa) {
-    const auto input = maxsim_input(query_vectors, query_offsets, vectors, offsets, weights, num_threads, isa);
+py::tuple maxsim_topk(const Collection& queries, const Collection& documents, int64_t k,
+                      const std::optional<Array<float>>& weights, const std::optional<Array<int64_t>>& candidates,
+                      const Collection* screen, int64_t num_threads, const std::string& isa) {
+    const auto input = maxsim_input(queries, documents, weights, screen, num_threads, isa);
     const size_t num_best = positive(k, "k"), width = candidates ? check_candidates(*candidates, input) : 0;
     auto scores = empty<float>({input.queries.size, num_best});
     auto rows = empty<int64_t>({input.queries.size, num_best});
@@ -82,13 +92,9 @@ py::tuple maxsim_topk(const py::array& query_vectors, const Array<int64_t>& quer
     return py::make_tuple(scores, rows);
 }
 
-py::tuple maxsim_alignment(const py::array& query, const py::array& document, const std::string& isa) {
-    require(query.ndim() == 2 && document.ndim() == 2, "query, document: expected shape (num_tokens, dim)");
-    auto query_offsets = empty<int64_t>({2}), offsets = empty<int64_t>({2});
-    query_offsets.mutable_at(0) = offsets.mutable_at(0) = 0;
-    query_offsets.mutable_at(1) = query.shape(0);
-    offsets.mutable_at(1) = document.shape(0);
-    const auto input = maxsim_input(query, query_offsets, document, offsets, std::nullopt, 1, isa);
+py::tuple maxsim_alignment(const Collection& query, const Collection& document, const std::string& isa) {
+    const auto input = maxsim_input(query, document, std::nullopt, nullptr, 1, isa);
+    require(input.queries.size == 1 && input.documents.size == 1, "query, document: expected one item each");
     auto similarities = empty<float>({input.queries.num_tokens()});
     auto tokens = empty<int64_t>({input.queries.num_tokens()});
     float* out_similarities = similarities.mutable_data();
@@ -104,15 +110,12 @@ py::tuple maxsim_alignment(const py::array& query, const py::array& document, co
 }  // namespace
 
 void bind_maxsim(py::module_& module) {
-    module.def("maxsim", &maxsim, "query_vectors"_a.noconvert(), "query_offsets"_a.noconvert(), "vectors"_a.noconvert(),
-               "offsets"_a.noconvert(), py::kw_only(), "query_weights"_a.noconvert() = py::none(),
-               "candidates"_a.noconvert() = py::none(), "num_threads"_a, "isa"_a);
-    module.def("maxsim_topk", &maxsim_topk, "query_vectors"_a.noconvert(), "query_offsets"_a.noconvert(),
-               "vectors"_a.noconvert(), "offsets"_a.noconvert(), "k"_a, py::kw_only(),
-               "query_weights"_a.noconvert() = py::none(), "candidates"_a.noconvert() = py::none(), "num_threads"_a,
-               "isa"_a);
-    module.def("maxsim_alignment", &maxsim_alignment, "query"_a.noconvert(), "document"_a.noconvert(), py::kw_only(),
-               "isa"_a);
+    module.def("maxsim", &maxsim, "queries"_a, "documents"_a, py::kw_only(), "query_weights"_a.noconvert() = py::none(),
+               "candidates"_a.noconvert() = py::none(), "screen"_a = py::none(), "num_threads"_a, "isa"_a);
+    module.def("maxsim_topk", &maxsim_topk, "queries"_a, "documents"_a, "k"_a, py::kw_only(),
+               "query_weights"_a.noconvert() = py::none(), "candidates"_a.noconvert() = py::none(),
+               "screen"_a = py::none(), "num_threads"_a, "isa"_a);
+    module.def("maxsim_alignment", &maxsim_alignment, "query"_a, "document"_a, py::kw_only(), "isa"_a);
 }
 
 }  // namespace chamfer::bindings

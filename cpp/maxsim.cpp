@@ -1,14 +1,18 @@
 #include "maxsim.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cassert>
 #include <limits>
 #include <memory>
 #include <mutex>
-#include <utility>
+#include <optional>
+#include <tuple>
+#include <unordered_set>
 #include <vector>
 
-#include "product.hpp"
+#include "scorer.hpp"
+#include "screen.hpp"
 #include "topk.hpp"
 
 namespace chamfer {
@@ -21,32 +25,22 @@ constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 // rest is the document's.
 constexpr size_t kBatchBytes = 128 * 1024;
 constexpr size_t kBatchQueries = 1024;  // however short: their scores of a chunk of documents wait in memory
-
-// Rows that a pass takes before it moves to the next query columns: they stay in L2, or in L1 if they had to be
-// converted, until the last columns have seen them.
-constexpr size_t kSectionBytes = 128 * 1024;
-constexpr size_t kConvertedBytes = 16 * 1024;
-
-// Rows between the one that is computed and the one that is fetched from memory: two of the tallest tiles.
-constexpr size_t kRowsAhead = 24;
+constexpr size_t kScreenedTokens = 64;  // a screen keeps all products of a document with its batch
 
 // Documents in one item of work.
 constexpr size_t kChunkDocuments = 128;
 
-// Weights may lift a sum past float32: the largest number stands for it, since infinities mean an empty document.
-float to_score(double sum) {
-    constexpr double kLargest = std::numeric_limits<float>::max();
-    return static_cast<float>(std::clamp(sum, -kLargest, kLargest));
-}
+// Upper bounds of all documents are kept for so many queries at a time, or one.
+constexpr size_t kBoundBytes = 64 * 1024 * 1024;
 
-struct QueryBatch {
-    size_t begin, end;  // queries
-};
+// Queries whose candidates are walked together, so that a document of several is fetched once, and how many candidates
+// of each at a time.
+constexpr size_t kGroupQueries = 16;
+constexpr size_t kGroupCandidates = 32;
 
-std::vector<QueryBatch> batch_queries(const TokenVectors& queries) {
-    const size_t max_tokens = std::max<size_t>(1, kBatchBytes / sizeof(float) / std::max<size_t>(1, queries.dim));
+std::vector<QueryBatch> batch_queries(const TokenVectors& queries, size_t first, size_t end, size_t max_tokens) {
     std::vector<QueryBatch> batches;
-    for (size_t q = 0, tokens = 0; q < queries.size; ++q) {
+    for (size_t q = first, tokens = 0; q < end; ++q) {
         if (batches.empty() || tokens + queries.length(q) > max_tokens || q - batches.back().begin == kBatchQueries) {
             batches.push_back({q, q});
             tokens = 0;
@@ -57,120 +51,219 @@ std::vector<QueryBatch> batch_queries(const TokenVectors& queries) {
     return batches;
 }
 
-// Scores one document after the other against one batch of queries. One per worker: its buffers are allocated once.
-class Scorer {
+// What one worker scores with: its buffers, and the columns of the queries that it had last.
+class Worker {
 public:
-    explicit Scorer(const MaxSimInput& input) : input_(input), kernels_(product_kernels(input.isa)) {
-        const bool converts = input.documents.dtype == Dtype::float16;
-        const size_t row_bytes = std::max<size_t>(1, input.documents.dim) * sizeof(float);
-        section_rows_ = std::max<size_t>(kRowsAhead, (converts ? kConvertedBytes : kSectionBytes) / row_bytes);
-        rows_ahead_ = converts ? section_rows_ : kRowsAhead;
-        if (converts) converted_.resize(section_rows_ * input.documents.dim);
+    explicit Worker(const MaxSimInput& input) : input_(input), scorer_(input.queries, input.documents, input.isa) {
+        if (input.screen) screen_.emplace(input.queries, input.documents, *input.screen, input.isa);
     }
 
-    void load(QueryBatch batch) {
-        if (batch.begin == batch_.begin && batch.end == batch_.end) return;
-        batch_ = batch;
-        const auto [first, last] = tokens(batch);
-        columns_.assign(kernels_, input_.queries.float32_rows(first), last - first, input_.queries.dim, 1,
-                        input_.queries.dim);
-        maxima_.resize(columns_.view().num_lanes);
+    // The scores of a batch of queries, written at once or, with a screen, by finish(); and upper bounds of them.
+    void score(QueryBatch batch, size_t document, size_t next, float* scores, size_t stride) {
+        if (!screen_) return scorer_.score(columns_of(batch), document, next, scores, stride);
+        screen_->score(screened(batch), document, next, scores, stride);
     }
-
-    // scores[i * stride] of query batch.begin + i. `next` is the document that will be scored next, if known; else any.
-    void score(size_t document, size_t next, float* scores, size_t stride) {
-        const size_t num_queries = batch_.end - batch_.begin;
-        if (input_.documents.length(document) == 0) {
-            for (size_t i = 0; i < num_queries; ++i) scores[i * stride] = kMinusInfinity;
-            return;
-        }
-        const int64_t* offsets = input_.documents.offsets;
-        fold_tokens(static_cast<size_t>(offsets[document]), static_cast<size_t>(offsets[document + 1]),
-                    static_cast<size_t>(offsets[next]));
-        const size_t first = tokens(batch_).first;
-        for (size_t i = 0; i < num_queries; ++i) {
-            double sum = 0.0;
-            const auto [begin, end] = tokens({batch_.begin + i, batch_.begin + i + 1});
-            for (size_t token = begin; token < end; ++token) {
-                const double similarity = maxima_[token - first];
-                sum +=
-                    input_.query_weights ? similarity * static_cast<double>(input_.query_weights[token]) : similarity;
-            }
-            scores[i * stride] = to_score(sum);
-        }
+    void upper_bounds(QueryBatch batch, size_t document, size_t next, float* upper, size_t stride) {
+        screen_->upper_bounds(screened(batch), document, next, upper, stride);
     }
-
-    // The maxima of the documents' tokens [begin, end), per query token of the batch. Tokens from row `next` on are
-    // fetched from memory at the end, as the tokens ahead are all along.
-    const float* fold_tokens(size_t begin, size_t end, size_t next) {
-        const TokenVectors& documents = input_.documents;
-        const bool converts = documents.dtype == Dtype::float16;
-        const size_t row_bytes = documents.dim * (converts ? 2 : 4);
-        const auto address = [&](size_t row) {
-            return reinterpret_cast<uintptr_t>(documents.vectors) + row * row_bytes;
-        };
-        std::fill(maxima_.begin(), maxima_.end(), kMinusInfinity);
-        for (size_t row = begin; row < end;) {
-            const size_t left = end - row;
-            const bool in_one_run = left > rows_ahead_ || next == end;
-            // The last rows of a document that is followed by a distant one are a section of their own: theirs are the
-            // fetches of the next.
-            const size_t limit = !converts && next != end && left > rows_ahead_ ? left - rows_ahead_ : left;
-            const size_t num_rows = std::min(section_rows_, limit);
-            const Ahead ahead{address(in_one_run ? row + rows_ahead_ : next), row_bytes, row_bytes / documents.dim};
-            const float* rows = converted_.data();
-            if (converts) {
-                kernels_.half_to_float(documents.float16_rows(row), num_rows * documents.dim, converted_.data());
-            } else {
-                rows = documents.float32_rows(row);
-            }
-            kernels_.fold_max(columns_.view(), rows, num_rows, documents.dim, ahead, maxima_.data());
-            row += num_rows;
-        }
-        return maxima_.data();
+    void finish() {
+        if (screen_) screen_->finish();
     }
 
 private:
-    std::pair<size_t, size_t> tokens(QueryBatch batch) const {
-        return {static_cast<size_t>(input_.queries.offsets[batch.begin]),
-                static_cast<size_t>(input_.queries.offsets[batch.end])};
+    // What was packed last; kGroupQueries of them, so that queries can take turns.
+    struct Loaded {
+        QueryBatch batch{0, 0}, screened_batch{0, 0};  // none: a batch has a query
+        QueryColumns columns;
+        ScreenedQueries screened;
+    };
+    static bool same(QueryBatch a, QueryBatch b) { return a.begin == b.begin && a.end == b.end; }
+    const QueryColumns& columns_of(QueryBatch batch) {
+        Loaded& loaded = loaded_[batch.begin % kGroupQueries];
+        if (!same(loaded.batch, batch)) {
+            loaded.columns.load(input_.queries, input_.query_weights, batch, input_.documents, scorer_.kernels());
+            loaded.batch = batch;
+        }
+        return loaded.columns;
+    }
+    const ScreenedQueries& screened(QueryBatch batch) {
+        Loaded& loaded = loaded_[batch.begin % kGroupQueries];
+        if (!same(loaded.screened_batch, batch)) {
+            finish();
+            loaded.screened.load(input_.queries, input_.query_weights, batch, input_.documents, *input_.screen,
+                                 scorer_.kernels());
+            loaded.screened_batch = batch;
+        }
+        return loaded.screened;
     }
 
     const MaxSimInput& input_;
-    const ProductKernels& kernels_;
-    size_t section_rows_, rows_ahead_;
-    QueryBatch batch_{0, 0};  // none: a batch has a query
-    OwnedColumns columns_;
-    FloatBuffer maxima_, converted_;
+    Scorer scorer_;
+    std::optional<Screen> screen_;
+    std::array<Loaded, kGroupQueries> loaded_;
 };
 
-// Calls f(scorer, item) for every item, with the scorer of the worker that has it.
+// Calls f(worker, item) for every item, with the state of the worker that has it.
 template <class F>
 void for_each_item(const MaxSimInput& input, size_t num_items, F&& f) {
-    std::vector<std::unique_ptr<Scorer>> scorers(workers_for(num_items, input.num_threads.count));
+    std::vector<std::unique_ptr<Worker>> workers(workers_for(num_items, input.num_threads.count));
     parallel_for(num_items, input.num_threads, [&](size_t worker, size_t item) {
-        if (!scorers[worker]) scorers[worker] = std::make_unique<Scorer>(input);
-        f(*scorers[worker], item);
+        if (!workers[worker]) workers[worker] = std::make_unique<Worker>(input);
+        f(*workers[worker], item);
     });
 }
 
-// Calls f(scorer, batch, first document, end) for every batch of queries and chunk of documents.
+// Calls f(worker, batch, first document, end) for every batch of these queries and chunk of documents.
 template <class F>
-void for_each_chunk(const MaxSimInput& input, F&& f) {
-    const std::vector<QueryBatch> batches = batch_queries(input.queries);
+void for_each_chunk(const MaxSimInput& input, size_t first_query, size_t end_query, F&& f) {
+    const size_t max_tokens = input.screen ? kScreenedTokens : kBatchBytes / sizeof(float) / input.queries.dim;
+    const std::vector<QueryBatch> batches = batch_queries(input.queries, first_query, end_query, max_tokens);
     const size_t num_chunks = (input.documents.size + kChunkDocuments - 1) / kChunkDocuments;
-    for_each_item(input, batches.size() * num_chunks, [&](Scorer& scorer, size_t item) {
+    for_each_item(input, batches.size() * num_chunks, [&](Worker& worker, size_t item) {
         const QueryBatch batch = batches[item / num_chunks];
         const size_t begin = item % num_chunks * kChunkDocuments;
-        scorer.load(batch);
-        f(scorer, batch, begin, std::min(begin + kChunkDocuments, input.documents.size));
+        f(worker, batch, begin, std::min(begin + kChunkDocuments, input.documents.size));
     });
+}
+
+// A candidate of a query: position in its row of candidates.
+struct Candidate {
+    size_t document, query, position;
+};
+
+// Calls f(worker, candidates) for all candidates but -1, a part of those of a few queries at a time: sorted by
+// document, so that one that several queries share is fetched once, and every query's in the order of its row from call
+// to call.
+template <class F>
+void for_each_group(const MaxSimInput& input, const int64_t* candidates, size_t num_candidates, F&& f) {
+    const size_t num_chunks = (num_candidates + kGroupCandidates - 1) / kGroupCandidates;
+    const size_t num_groups = (input.queries.size + kGroupQueries - 1) / kGroupQueries;
+    for_each_item(input, num_groups * num_chunks, [&](Worker& worker, size_t item) {
+        const size_t first = item / num_chunks * kGroupQueries, begin = item % num_chunks * kGroupCandidates;
+        std::vector<Candidate> group;
+        for (size_t query = first; query < std::min(first + kGroupQueries, input.queries.size); ++query) {
+            for (size_t i = begin; i < std::min(begin + kGroupCandidates, num_candidates); ++i) {
+                const int64_t document = candidates[query * num_candidates + i];
+                assert(document >= -1 && document < static_cast<int64_t>(input.documents.size));
+                if (document >= 0) group.push_back({static_cast<size_t>(document), query, i});
+            }
+        }
+        std::sort(group.begin(), group.end(), [](const Candidate& a, const Candidate& b) {
+            return std::tie(a.document, a.query) < std::tie(b.document, b.query);
+        });
+        f(worker, group);
+    });
+}
+
+// The document after the one of candidate i: what the scorer fetches ahead.
+size_t next_document(const std::vector<Candidate>& group, size_t i) {
+    const size_t document = group[i].document;
+    while (i < group.size() && group[i].document == document) ++i;
+    return i < group.size() ? group[i].document : document + 1;
+}
+
+// The best k of every query, which workers add to as they find them.
+class BestOfQueries {
+public:
+    BestOfQueries(size_t num_queries, size_t k) : best_(num_queries, TopK(k)), locks_(num_queries) {}
+    void push(size_t query, float score, size_t document) {
+        const std::lock_guard lock(locks_[query]);
+        best_[query].push(score, static_cast<int64_t>(document));
+    }
+    void write(const Threads& num_threads, size_t k, float* scores, int64_t* rows) {
+        parallel_for(best_.size(), num_threads,
+                     [&](size_t, size_t query) { best_[query].write(scores + query * k, rows + query * k); });
+    }
+
+private:
+    std::vector<TopK> best_;
+    std::vector<std::mutex> locks_;
+};
+
+// Of documents that no score of a query is above bounds[i], the k best: the most promising are scored first, until no
+// bound is left that reaches the k-th best score.
+template <class DocumentOf>
+void refine(Worker& worker, size_t query, const float* bounds, size_t num_bounds, DocumentOf document_of, TopK& best) {
+    struct Promise {
+        float bound;
+        size_t document;
+    };
+    const auto worse = [](const Promise& a, const Promise& b) {
+        return a.bound < b.bound || (a.bound == b.bound && a.document > b.document);
+    };
+    std::vector<Promise> promises;
+    for (size_t i = 0; i < num_bounds; ++i)
+        if (bounds[i] > kMinusInfinity) promises.push_back({bounds[i], document_of(i)});
+    std::make_heap(promises.begin(), promises.end(), worse);
+    // A score is there when two more documents have been begun.
+    constexpr size_t kLate = 2;
+    std::array<float, kLate + 1> scores{};
+    std::array<size_t, kLate + 1> documents{};
+    size_t num_begun = 0, num_scored = 0;
+    const auto take = [&] {
+        const size_t slot = num_scored++ % documents.size();
+        best.push(scores[slot], static_cast<int64_t>(documents[slot]));
+    };
+    while (!promises.empty() && promises.front().bound >= best.last().score) {
+        std::pop_heap(promises.begin(), promises.end(), worse);
+        const size_t slot = num_begun++ % documents.size(), document = promises.back().document;
+        promises.pop_back();
+        documents[slot] = document;
+        worker.score({query, query + 1}, document, promises.empty() ? document + 1 : promises.front().document,
+                     &scores[slot], 1);
+        if (num_begun - num_scored > kLate) take();
+    }
+    worker.finish();
+    while (num_scored < num_begun) take();
 }
 
 void check([[maybe_unused]] const MaxSimInput& input) {
-    assert(input.queries.dtype == Dtype::float32);
+    assert(input.queries.dtype == Dtype::float32 ||
+           (input.queries.dtype == Dtype::codes1 && input.documents.dtype == Dtype::codes1));
     assert(input.queries.dim == input.documents.dim || input.queries.size == 0 || input.documents.size == 0);
+    assert(!input.screen || (!is_codes(input.documents.dtype) && input.screen->dtype == Dtype::codes8 &&
+                             input.screen->size == input.documents.size && input.screen->dim == input.documents.dim));
     assert(input.num_threads.count >= 1);
+}
+
+// The best k of all documents by upper bounds first.
+void screened_topk(const MaxSimInput& input, size_t k, float* scores, int64_t* rows) {
+    const size_t num_documents = input.documents.size;
+    const size_t queries_at_a_time =
+        std::max<size_t>(1, kBoundBytes / sizeof(float) / std::max<size_t>(1, num_documents));
+    std::vector<float> bounds;
+    for (size_t begin = 0; begin < input.queries.size; begin += queries_at_a_time) {
+        const size_t num_queries = std::min(queries_at_a_time, input.queries.size - begin);
+        bounds.resize(num_queries * num_documents);
+        for_each_chunk(input, begin, begin + num_queries,
+                       [&](Worker& worker, QueryBatch batch, size_t first, size_t end) {
+                           for (size_t document = first; document < end; ++document)
+                               worker.upper_bounds(batch, document, document + 1,
+                                                   bounds.data() + (batch.begin - begin) * num_documents + document,
+                                                   num_documents);
+                       });
+        for_each_item(input, num_queries, [&](Worker& worker, size_t i) {
+            TopK best(k);
+            refine(
+                worker, begin + i, bounds.data() + i * num_documents, num_documents, [](size_t d) { return d; }, best);
+            best.write(scores + (begin + i) * k, rows + (begin + i) * k);
+        });
+    }
+}
+
+// Candidates without those that their row has named before: -1 instead.
+std::vector<int64_t> distinct_candidates(const MaxSimInput& input, const int64_t* candidates, size_t num_candidates) {
+    std::vector<int64_t> distinct(candidates, candidates + input.queries.size * num_candidates);
+    parallel_for(input.queries.size, input.num_threads, [&](size_t, size_t query) {
+        int64_t* row = distinct.data() + query * num_candidates;
+        std::vector<int64_t> sorted(row, row + num_candidates);
+        std::sort(sorted.begin(), sorted.end());
+        if (std::adjacent_find(sorted.begin(), sorted.end()) == sorted.end()) return;
+        std::unordered_set<int64_t> seen;
+        for (size_t i = 0; i < num_candidates; ++i)
+            if (!seen.insert(row[i]).second) row[i] = -1;
+    });
+    return distinct;
 }
 
 }  // namespace
@@ -178,96 +271,100 @@ void check([[maybe_unused]] const MaxSimInput& input) {
 void maxsim(const MaxSimInput& input, float* scores) {
     check(input);
     const size_t num_documents = input.documents.size;
-    for_each_chunk(input, [&](Scorer& scorer, QueryBatch batch, size_t begin, size_t end) {
+    for_each_chunk(input, 0, input.queries.size, [&](Worker& worker, QueryBatch batch, size_t begin, size_t end) {
         for (size_t document = begin; document < end; ++document) {
-            scorer.score(document, document + 1, scores + batch.begin * num_documents + document, num_documents);
+            worker.score(batch, document, document + 1, scores + batch.begin * num_documents + document, num_documents);
         }
+        worker.finish();
     });
 }
 
 void maxsim_candidates(const MaxSimInput& input, const int64_t* candidates, size_t num_candidates, float* scores) {
     check(input);
-    const size_t num_chunks = (num_candidates + kChunkDocuments - 1) / kChunkDocuments;
-    for_each_item(input, input.queries.size * num_chunks, [&](Scorer& scorer, size_t item) {
-        const size_t query = item / num_chunks, begin = item % num_chunks * kChunkDocuments;
-        scorer.load({query, query + 1});
-        const size_t end = std::min(begin + kChunkDocuments, num_candidates);
-        const int64_t* documents = candidates + query * num_candidates;
-        float* query_scores = scores + query * num_candidates;
-        for (size_t i = begin; i < end; ++i) {
-            assert(documents[i] >= -1 && documents[i] < static_cast<int64_t>(input.documents.size));
-            if (documents[i] < 0) {
-                query_scores[i] = kMinusInfinity;
-                continue;
-            }
-            const size_t document = static_cast<size_t>(documents[i]);
-            const bool followed = i + 1 < end && documents[i + 1] >= 0;
-            scorer.score(document, followed ? static_cast<size_t>(documents[i + 1]) : document + 1, query_scores + i,
-                         1);
+    std::fill(scores, scores + input.queries.size * num_candidates, kMinusInfinity);
+    for_each_group(input, candidates, num_candidates, [&](Worker& worker, const std::vector<Candidate>& group) {
+        for (size_t i = 0; i < group.size(); ++i) {
+            const auto [document, query, position] = group[i];
+            const size_t next = next_document(group, i);
+            worker.score({query, query + 1}, document, next, scores + query * num_candidates + position, 1);
         }
+        worker.finish();
     });
 }
 
 void maxsim_topk(const MaxSimInput& input, size_t k, float* scores, int64_t* rows) {
     check(input);
-    std::vector<TopK> best(input.queries.size, TopK(k));
-    std::vector<std::mutex> locks(input.queries.size);
-    for_each_chunk(input, [&](Scorer& scorer, QueryBatch batch, size_t begin, size_t end) {
-        const size_t num_documents = end - begin;
-        std::vector<float> chunk_scores((batch.end - batch.begin) * num_documents);
-        for (size_t document = begin; document < end; ++document) {
-            scorer.score(document, document + 1, chunk_scores.data() + document - begin, num_documents);
-        }
-        for (size_t query = batch.begin; query < batch.end; ++query) {
-            const float* query_scores = chunk_scores.data() + (query - batch.begin) * num_documents;
-            const std::lock_guard lock(locks[query]);
-            for (size_t i = 0; i < num_documents; ++i)
-                best[query].push(query_scores[i], static_cast<int64_t>(begin + i));
-        }
+    if (input.screen) return screened_topk(input, k, scores, rows);
+    BestOfQueries best(input.queries.size, k);
+    for_each_chunk(input, 0, input.queries.size, [&](Worker& worker, QueryBatch batch, size_t begin, size_t end) {
+        const size_t num_queries = batch.end - batch.begin, num_documents = end - begin;
+        std::vector<float> found(num_queries * num_documents);
+        for (size_t document = begin; document < end; ++document)
+            worker.score(batch, document, document + 1, found.data() + document - begin, num_documents);
+        for (size_t i = 0; i < found.size(); ++i)
+            best.push(batch.begin + i / num_documents, found[i], begin + i % num_documents);
     });
-    parallel_for(input.queries.size, input.num_threads,
-                 [&](size_t, size_t query) { best[query].write(scores + query * k, rows + query * k); });
+    best.write(input.num_threads, k, scores, rows);
 }
 
 void maxsim_topk_candidates(const MaxSimInput& input, const int64_t* candidates, size_t num_candidates, size_t k,
                             float* scores, int64_t* rows) {
-    std::vector<float> candidate_scores(input.queries.size * num_candidates);
-    maxsim_candidates(input, candidates, num_candidates, candidate_scores.data());
-    parallel_for(input.queries.size, input.num_threads, [&](size_t, size_t query) {
-        const size_t first = query * num_candidates;
-        std::vector<ScoredRow> found(num_candidates);
-        for (size_t i = 0; i < num_candidates; ++i) found[i] = {candidate_scores[first + i], candidates[first + i]};
-        std::sort(found.begin(), found.end(), [](const ScoredRow& a, const ScoredRow& b) { return a.row < b.row; });
-        TopK best(k);
-        for (size_t i = 0; i < num_candidates; ++i) {
-            if (i == 0 || found[i].row != found[i - 1].row) best.push(found[i].score, found[i].row);
+    check(input);
+    const std::vector<int64_t> distinct = distinct_candidates(input, candidates, num_candidates);
+    if (input.screen) {
+        std::vector<float> bounds(distinct.size(), kMinusInfinity);
+        for_each_group(input, distinct.data(), num_candidates,
+                       [&](Worker& worker, const std::vector<Candidate>& group) {
+                           for (size_t i = 0; i < group.size(); ++i) {
+                               const auto [document, query, position] = group[i];
+                               worker.upper_bounds({query, query + 1}, document, next_document(group, i),
+                                                   bounds.data() + query * num_candidates + position, 1);
+                           }
+                       });
+        return for_each_item(input, input.queries.size, [&](Worker& worker, size_t query) {
+            const int64_t* of_query = distinct.data() + query * num_candidates;
+            TopK best(k);
+            refine(
+                worker, query, bounds.data() + query * num_candidates, num_candidates,
+                [&](size_t i) { return static_cast<size_t>(of_query[i]); }, best);
+            best.write(scores + query * k, rows + query * k);
+        });
+    }
+    BestOfQueries best(input.queries.size, k);
+    for_each_group(input, distinct.data(), num_candidates, [&](Worker& worker, const std::vector<Candidate>& group) {
+        for (size_t i = 0; i < group.size(); ++i) {
+            const auto [document, query, position] = group[i];
+            float score;
+            worker.score({query, query + 1}, document, next_document(group, i), &score, 1);
+            best.push(query, score, document);
         }
-        best.write(scores + query * k, rows + query * k);
     });
+    best.write(input.num_threads, k, scores, rows);
 }
 
 float maxsim_alignment(const MaxSimInput& input, float* similarities, int64_t* document_tokens) {
     check(input);
     assert(input.queries.size == 1 && input.documents.size == 1);
-    const size_t num_query_tokens = input.queries.num_tokens();
-    Scorer scorer(input);
-    scorer.load({0, 1});
+    const size_t num_query_tokens = input.queries.num_tokens(), num_tokens = input.documents.num_tokens();
+    Scorer scorer(input.queries, input.documents, input.isa);
+    QueryColumns queries;
+    queries.load(input.queries, nullptr, {0, 1}, input.documents, scorer.kernels());
     std::fill(similarities, similarities + num_query_tokens, kMinusInfinity);
     std::fill(document_tokens, document_tokens + num_query_tokens, -1);
     // A token at a time: the same kernel, hence the same bits as the score, and the first of equals wins.
-    for (size_t token = 0; token < input.documents.num_tokens(); ++token) {
-        const float* products = scorer.fold_tokens(token, token + 1, token + 1);
+    for (size_t token = 0; token < num_tokens; ++token) {
+        scorer.fold(queries, token, token + 1, token + 1);
         for (size_t q = 0; q < num_query_tokens; ++q) {
-            if (products[q] > similarities[q]) {
-                similarities[q] = products[q];
+            const auto similarity = static_cast<float>(queries.similarity(q, scorer.best(q), scorer.scale(0)));
+            if (similarity > similarities[q]) {
+                similarities[q] = similarity;
                 document_tokens[q] = static_cast<int64_t>(token);
             }
         }
     }
-    if (input.documents.num_tokens() == 0) return kMinusInfinity;
-    double sum = 0.0;
-    for (size_t q = 0; q < num_query_tokens; ++q) sum += static_cast<double>(similarities[q]);
-    return to_score(sum);
+    float score = kMinusInfinity;
+    scorer.score(queries, 0, 1, &score, 1);
+    return score;
 }
 
 }  // namespace chamfer

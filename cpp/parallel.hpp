@@ -13,7 +13,8 @@
 
 namespace chamfer {
 
-// How many threads a call uses, and what its own thread does between two items: a caller that can be interrupted throws there.
+// How many threads a call uses, and what its own thread does between two items: a caller that can be interrupted throws
+// there.
 struct Threads {
     Threads(size_t threads, std::function<void()> between_items = {})  // NOLINT: a number is enough for most
         : count(threads), poll(std::move(between_items)) {}

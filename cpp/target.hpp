@@ -35,6 +35,18 @@
 #endif
 #endif
 
+// Says that a value is wanted in a register here. GCC 12 otherwise spills all accumulators of some tiles in their inner
+// loop, for the sake of what follows it.
+#if defined(_MSC_VER) && !defined(__clang__)
+#define CHAMFER_IN_REGISTER(value)
+#elif defined(__x86_64__)
+#define CHAMFER_IN_REGISTER(value) __asm__("" : "+v"(value))
+#elif defined(__aarch64__)
+#define CHAMFER_IN_REGISTER(value) __asm__("" : "+w"(value))
+#else
+#define CHAMFER_IN_REGISTER(value)
+#endif
+
 #if defined(__x86_64__) || defined(_M_X64)
 #define CHAMFER_X86 1
 #elif defined(__aarch64__) || defined(_M_ARM64)

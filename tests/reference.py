@@ -141,3 +141,164 @@ def ball_carving(query, threshold):
         sums.append(left[ball].sum(axis=0))
         left = left[~ball]
     return np.array(sums).reshape(-1, query.shape[1])
+
+
+# ── forms of encodings ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def int8_rows(rows):
+    """Return codes, each number over the scale of its row, and scales: the largest magnitude over 127, in float32."""
+    scales = np.abs(rows).max(axis=1, initial=0).astype(np.float32) / np.float32(127)
+    divisors = np.where(scales > 0, scales, np.float32(np.inf))[:, None]
+    return np.clip(np.rint(rows / divisors), -127, 127).astype(np.int8), scales
+
+
+def sign_bits(rows):
+    """Return 1[x > 0], eight to a byte, the lowest bit first."""
+    return np.packbits(rows > 0, axis=1, bitorder="little")
+
+
+def sparse_rows(rows, touched):
+    """Return values, columns and offsets of a CSR matrix that lists the columns touched, zeros there too."""
+    row, columns = np.nonzero(touched)
+    return rows[row, columns], columns, np.searchsorted(row, np.arange(len(rows) + 1))
+
+
+# ── binary codes: Hamming distance; recurrent codes and SDC, BEBR (arXiv 2302.08714) ────────────────────────────────
+
+
+def hamming_topk(query_codes, codes, k):
+    """Return distances and rows of the k nearest of each query, ties to the lower row; 2^31 - 1 and -1 fill."""
+    distances, rows = np.full((len(query_codes), k), 2**31 - 1, np.int32), np.full((len(query_codes), k), -1)
+    for i, query in enumerate(query_codes):
+        differing = np.unpackbits(codes ^ query, axis=1).sum(axis=1, dtype=np.int32)
+        best = np.argsort(differing, kind="stable")[:k]
+        distances[i, : len(best)], rows[i, : len(best)] = differing[best], best
+    return distances, rows
+
+
+def recurrent_values(levels, bits):
+    """v(c) = (2c - M) / 2^(bits - 1), M = 2^bits - 1: the sum of the stages' signs, each half of the one before."""
+    return (2.0 * levels - (2**bits - 1)) / 2 ** (bits - 1)
+
+
+def sdc_similarities(query_levels, levels, bits, query_scales=None, scales=None):
+    """Σ v(q_i) v(d_i), rounded to float32, times the product of the scales, float32 as well."""
+    products = (recurrent_values(query_levels, bits) @ recurrent_values(levels, bits).T).astype(np.float32)
+    query_scales = np.ones(len(query_levels), np.float32) if query_scales is None else query_scales
+    scales = np.ones(len(levels), np.float32) if scales is None else scales
+    return products * (query_scales[:, None] * scales)
+
+
+# ── codes: what they stand for (cpp/ragged.hpp), how they are made (codes.hpp), what they score (scorer.hpp) ────────
+
+# Max, "Quantizing for minimum distortion" (1960), table 1, to four decimals: the positive half of 2, 4 and 16 levels.
+NORMAL_LEVELS = {
+    1: [0.7979],
+    2: [0.4528, 1.5104],
+    4: [0.1284, 0.3881, 0.6568, 0.9424, 1.2562, 1.6181, 2.0691, 2.7326],
+}
+
+
+def normal_levels(bits):
+    """Return the levels of codes, ascending, as integers: the outermost is 127."""
+    half = np.array(NORMAL_LEVELS[bits])
+    return np.rint(np.concatenate([-half[::-1], half]) / half[-1] * 127).astype(int)
+
+
+def bfloat16(x):
+    """Return the nearest number of 8 significant bits, ties to even; subnormal below 2^-126, at most the largest."""
+    x, largest = x.astype(np.float64), (2 - 2.0**-7) * 2.0**127
+    step = np.ldexp(1.0, np.maximum(np.frexp(x)[1] - 8, -133))
+    return np.clip(np.rint(x / step) * step, -largest, largest)
+
+
+def along(x, direction):
+    """Return <x, m> / <m, m> of each row, 0 if m is zero."""
+    m = direction.astype(np.float64)
+    return x.astype(np.float64) @ m / (m @ m or 1.0)
+
+
+def across(x, direction):
+    """P x = x - m <m, x> / <m, m>."""
+    return x - np.outer(along(x, direction), direction.astype(np.float64))
+
+
+def stretched(vectors, book):
+    """y = L (d - center), L = I + (stretch - 1) m mᵀ / <m, m>."""
+    rest = vectors.astype(np.float64) - book.center
+    return rest + (book.stretch - 1) * np.outer(along(rest, book.direction), book.direction.astype(np.float64))
+
+
+def unstretched(y, direction, stretch):
+    """L⁻¹ y."""
+    return y - (1 - 1 / stretch) * np.outer(along(y, direction), direction.astype(np.float64))
+
+
+def encode_int8(document, book):
+    """Return the codes, 128 standing for 0, and the scale of one document."""
+    y = stretched(document, book)
+    scale = max(np.float32(np.abs(y).max(initial=0) / 127), np.finfo(np.float32).tiny)
+    return (np.clip(np.rint(y / float(scale)), -127, 127) + 128).astype(np.uint8), scale
+
+
+def decode_int8(codes, scale, book):
+    """d = center + L⁻¹ (scale · (code - 128))."""
+    return book.center + unstretched((codes.astype(np.float64) - 128) * float(scale), book.direction, book.stretch)
+
+
+def encode_short(vectors, bits, book):
+    """Return the levels nearest to z / rms(z), scales <z, z> / <z, level> and shifts <r, m> / <m, m>."""
+    rest, levels = vectors.astype(np.float64) - book.center, normal_levels(bits)
+    z = across(rest, book.direction) / book.dim_scales
+    rms = np.sqrt(np.mean(z**2, axis=1, keepdims=True))
+    numbers = np.divide(z, rms, out=np.zeros_like(z), where=rms > 0) * 127 / NORMAL_LEVELS[bits][-1]
+    codes = np.abs(numbers[..., None] - levels).argmin(axis=-1)  # the lower of two that are as near
+    products = np.sum(z * levels[codes], axis=1)
+    scales = np.divide(np.sum(z**2, axis=1), products, out=np.zeros(len(z)), where=products > 0)
+    return codes, scales, along(rest, book.direction)
+
+
+def decode_short(codes, scales, shifts, bits, book):
+    """d = center + shift m + P (scale · dim_scales ⊙ level)."""
+    numbers = scales[:, None] * book.dim_scales * normal_levels(bits)[codes]
+    return book.center + np.outer(shifts, book.direction) + across(numbers, book.direction)
+
+
+def packed(codes, bits):
+    """Return codes in bytes, the first in the lowest bits, rows padded with zeros to a multiple of four bytes."""
+    as_bits = (codes[..., None] >> np.arange(bits) & 1).reshape(len(codes), -1)
+    return np.packbits(np.pad(as_bits, ((0, 0), (0, -as_bits.shape[1] % 32))), axis=1, bitorder="little")
+
+
+def quantized(p):
+    """Return p in 8 bits, one scale per row: max |p| / 127 and round(p / scale)."""
+    scales = np.abs(p).max(axis=1, initial=0) / 127
+    scales[scales == 0] = 1.0
+    return scales, np.rint(p / scales[:, None])
+
+
+def similarities_int8(query, codes, scale, book):
+    """<q, center> + q_scale · scale · <p8, code - 128>, p = L⁻¹ q."""
+    query = query.astype(np.float64)
+    scales, p8 = quantized(unstretched(query, book.direction, book.stretch))
+    return (query @ book.center)[:, None] + scales[:, None] * float(scale) * (p8 @ (codes.astype(np.float64) - 128).T)
+
+
+def similarities_short(query, codes, scales, shifts, bits, book):
+    """<q, center> + <q, m> · shift + q_scale · scale · <p8, level>, p = dim_scales ⊙ P q; and |last two|."""
+    query = query.astype(np.float64)
+    q_scales, p8 = quantized(across(query, book.direction) * book.dim_scales)
+    shifted = np.outer(query @ book.direction.astype(np.float64), shifts)
+    scaled = q_scales[:, None] * scales * (p8 @ normal_levels(bits)[codes].T)
+    return (query @ book.center)[:, None] + shifted + scaled, np.abs(shifted) + np.abs(scaled)
+
+
+def similarities_signs(query_signs, document_signs):
+    """dim - 2 · bits that differ, signs being 0 and 1."""
+    return (2 * query_signs.astype(int) - 1) @ (2 * document_signs.astype(int) - 1).T
+
+
+def maxsim_of_similarities(similarities, weights):
+    """Σ_q w_q · max_d similarity; an empty document scores -inf."""
+    return float(similarities.max(axis=1) @ weights) if similarities.shape[1] else -np.inf

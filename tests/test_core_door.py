@@ -4,121 +4,89 @@ import numpy as np
 import pytest
 
 from chamfer import _core
-
-F = np.float32
-QUERIES, QUERY_OFFSETS = np.ones((3, 4), F), np.array([0, 1, 3])
-VECTORS, OFFSETS = np.ones((6, 4), F), np.array([0, 2, 2, 6])
-UNALIGNED = np.zeros(6 * 4 * 4 + 1, np.uint8)[1:].view(F).reshape(6, 4)
-HUGE = 2**62
-REFUSED = (ValueError, TypeError)
-
-BAD_VECTORS = {
-    "1-D": np.ones(4, F),
-    "3-D": np.ones((1, 6, 4), F),
-    "0-D": F(1),
-    "float64": np.ones((6, 4)),
-    "int32": np.ones((6, 4), np.int32),
-    "uint16": np.ones((6, 4), np.uint16),
-    "big-endian float32": VECTORS.astype(">f4"),
-    "big-endian float16": VECTORS.astype(">f2"),
-    "Fortran order": np.asfortranarray(VECTORS),
-    "negative stride": VECTORS[::-1],
-    "every second column": np.ones((6, 8), F)[:, ::2],
-    "broadcast": np.broadcast_to(F(1), (6, 4)),
-    "unaligned": UNALIGNED,
-    "other dim": np.ones((6, 5), F),
-    "no dim": np.ones((6, 0), F),
-    "too few rows": np.ones((5, 4), F),
-    "list": VECTORS.tolist(),
-    "None": None,
-}
-BAD_OFFSETS = {
-    "empty": np.empty(0, np.int64),
-    "2-D": OFFSETS[None],
-    "0-D": np.int64(6),
-    "int32": OFFSETS.astype(np.int32),
-    "uint64": OFFSETS.astype(np.uint64),
-    "float": OFFSETS.astype(float),
-    "big-endian": OFFSETS.astype(">i8"),
-    "strided": np.repeat(OFFSETS, 2)[::2],
-    "not from 0": np.array([1, 2, 2, 6]),
-    "negative": np.array([0, -2, 2, 6]),
-    "negative first": np.array([-HUGE, 2, 2, 6]),
-    "huge between": np.array([0, HUGE, 2, 6]),
-    "decreasing": np.array([0, 4, 2, 6]),
-    "end too low": np.array([0, 2, 2, 5]),
-    "end too high": np.array([0, 2, 2, 7]),
-    "end huge": np.array([0, 2, 2, HUGE]),
-    "list": OFFSETS.tolist(),
-    "None": None,
-}
-BAD_CANDIDATES = {
-    "too high": np.array([[3], [0]]),
-    "huge": np.array([[HUGE], [0]]),
-    "-2": np.array([[-2], [0]]),
-    "lowest": np.array([[-(2**63)], [0]]),
-    "too few rows": np.array([[0]]),
-    "too many rows": np.array([[0]] * 3),
-    "1-D": np.array([0, 1]),
-    "3-D": np.zeros((2, 1, 1), np.int64),
-    "int32": np.zeros((2, 1), np.int32),
-    "strided": np.zeros((2, 4), np.int64)[:, ::2],
-}
-BAD_WEIGHTS = {
-    "too few": np.ones(2, F),
-    "too many": np.ones(4, F),
-    "2-D": np.ones((3, 1), F),
-    "float64": np.ones(3),
-    "strided": np.ones(6, F)[::2],
-}
-
-
-def maxsim(function="maxsim", **changed):
-    arguments = {
-        "query_vectors": QUERIES,
-        "query_offsets": QUERY_OFFSETS,
-        "vectors": VECTORS,
-        "offsets": OFFSETS,
-        "num_threads": 1,
-        "isa": "scalar",
-    }
-    if function == "maxsim_topk":
-        arguments["k"] = 2
-    return getattr(_core, function)(**arguments | changed)
-
+from door import (
+    BAD_CANDIDATES,
+    BAD_OFFSETS,
+    BAD_VECTORS,
+    BAD_WEIGHTS,
+    HUGE,
+    OFFSETS,
+    REFUSED,
+    VECTORS,
+    F,
+    bfloat16,
+    codes8,
+    collection,
+    maxsim,
+    short_codes,
+)
 
 FUNCTIONS = pytest.mark.parametrize("function", ["maxsim", "maxsim_topk"])
-
-
-@FUNCTIONS
-def test_the_arguments_that_these_tests_spoil_are_good(function):
-    maxsim(function, candidates=np.array([[2], [-1]]), query_weights=np.ones(3, F))
 
 
 # ── MaxSim ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @FUNCTIONS
-@pytest.mark.parametrize("name", BAD_VECTORS)
-def test_documents_that_are_no_matrix_are_refused(function, name):
-    with pytest.raises(REFUSED):
-        maxsim(function, vectors=BAD_VECTORS[name])
+def test_the_arguments_that_these_tests_spoil_are_good(function):
+    maxsim(function, candidates=np.array([[2], [-1]]), query_weights=np.ones(3, F), screen=codes8())
 
 
 @FUNCTIONS
-@pytest.mark.parametrize("name", [*BAD_VECTORS, "float16"])
-def test_queries_that_are_no_float32_matrix_are_refused(function, name):
-    with pytest.raises(REFUSED):
-        maxsim(function, query_vectors=(BAD_VECTORS | {"float16": QUERIES.astype(np.float16)})[name])
+@pytest.mark.parametrize("argument", ["queries", "documents", "screen"])
+@pytest.mark.parametrize(
+    "value", [VECTORS, VECTORS.tolist(), (VECTORS, OFFSETS), 3, "x"], ids=lambda x: type(x).__name__
+)
+def test_what_is_no_collection_is_refused(function, argument, value):
+    with pytest.raises(TypeError):
+        maxsim(function, **{argument: value})
 
 
 @FUNCTIONS
-@pytest.mark.parametrize("argument", ["offsets", "query_offsets"])
-@pytest.mark.parametrize("name", BAD_OFFSETS)
-def test_offsets_that_do_not_fit_are_refused(function, argument, name):
-    matching = {"query_vectors": VECTORS} if argument == "query_offsets" else {}
-    with pytest.raises(REFUSED):
-        maxsim(function, **matching, **{argument: BAD_OFFSETS[name]})
+@pytest.mark.parametrize("argument", ["queries", "documents"])
+def test_none_is_no_collection(function, argument):
+    with pytest.raises(TypeError):
+        maxsim(function, **{argument: None})
+
+
+OTHER_DIM = collection(np.ones((6, 5), F))
+
+
+@FUNCTIONS
+@pytest.mark.parametrize(
+    "queries", [collection(VECTORS.astype(np.float16)), codes8(), short_codes(), bfloat16(), OTHER_DIM]
+)
+def test_queries_that_are_no_float32_vectors_of_this_dim_are_refused(function, queries):
+    with pytest.raises(ValueError, match=r"^queries: "):
+        maxsim(function, queries=queries)
+
+
+@FUNCTIONS
+@pytest.mark.parametrize("documents", [collection(), codes8(), short_codes(), bfloat16()])
+def test_codes_of_queries_against_other_documents_are_refused(function, documents):
+    with pytest.raises(ValueError, match=r"^queries: "):
+        maxsim(function, queries=short_codes(bits=1), documents=documents)
+
+
+@FUNCTIONS
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"screen": collection()},
+        {"screen": short_codes()},
+        {"screen": bfloat16()},
+        {"screen": codes8(offsets=np.array([0, 2, 3, 6]))},
+        {"screen": codes8(offsets=np.array([0, 6]), scales=np.ones(1, F), errors=np.ones(1, F), norms=np.ones(1, F))},
+        {"screen": codes8(dim=3, center=np.zeros(3, F), direction=np.zeros(3, F))},
+        {"screen": codes8(), "documents": codes8()},
+        {"screen": codes8(), "documents": short_codes()},
+        {"screen": codes8(), "documents": bfloat16()},
+    ],
+    ids=["vectors", "4 bits", "bfloat16", "offsets", "size", "dim", "of codes", "of short codes", "of bfloat16"],
+)
+def test_a_screen_that_does_not_fit_is_refused(function, changed):
+    with pytest.raises(ValueError, match=r"^screen: "):
+        maxsim(function, **changed)
 
 
 @FUNCTIONS
@@ -160,16 +128,22 @@ def test_a_k_that_no_array_can_have_is_refused(k):
         maxsim("maxsim_topk", k=k)
 
 
-@pytest.mark.parametrize("name", set(BAD_VECTORS) - {"too few rows"})
-def test_alignment_refuses_a_document_that_is_no_matrix(name):
+@pytest.mark.parametrize("argument", ["query", "document"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        collection(),
+        collection(VECTORS[:0], np.array([0])),
+        collection(np.ones((6, 5), F), np.array([0, 6])),
+        VECTORS,
+        None,
+    ],
+    ids=["three items", "no item", "other dim", "array", "None"],
+)
+def test_alignment_refuses_what_is_not_one_item_of_this_dim(argument, value):
+    one = collection(VECTORS, np.array([0, 6]))
     with pytest.raises(REFUSED):
-        _core.maxsim_alignment(QUERIES, BAD_VECTORS[name], isa="scalar")
-
-
-@pytest.mark.parametrize("name", set(BAD_VECTORS) - {"too few rows"})
-def test_alignment_refuses_a_query_that_is_no_matrix(name):
-    with pytest.raises(REFUSED):
-        _core.maxsim_alignment(BAD_VECTORS[name], VECTORS, isa="scalar")
+        _core.maxsim_alignment(**{"query": one, "document": one, "isa": "scalar", argument: value})
 
 
 @pytest.mark.parametrize("name", set(BAD_VECTORS) - {"too few rows", "other dim", "no dim"})
@@ -272,7 +246,74 @@ def test_an_encoder_refuses_a_number_of_threads_below_one(encoder, num_threads):
 
 def test_an_encoder_survives_numbers_that_are_not_finite(encoder):
     vectors = np.array([[np.nan] * 4, [np.inf] * 4, [-np.inf] * 4], F)
-    assert encoder.encode(vectors, np.array([0, 3]), documents=True, num_threads=1).shape == (1, 7)
+    for output in ("float32", "float16", "int8", "bits"):
+        rows, _, _ = encoder.encode(vectors, np.array([0, 3]), documents=True, output=output, num_threads=1)
+        assert rows.shape == (1, 1 if output == "bits" else 7)
+
+
+@pytest.mark.parametrize("output", ["", "float64", "sparse", "bits\0", None, 8])
+def test_an_encoder_refuses_a_form_that_it_does_not_know(encoder, output):
+    with pytest.raises(REFUSED):
+        encoder.encode(VECTORS, OFFSETS, documents=True, output=output, num_threads=1)
+
+
+@pytest.fixture(scope="module")
+def plain_encoder():
+    names = ("sketch_columns", "sketch_signs", "final_projection_dimension")
+    return _core.FdeEncoder(**{name: value for name, value in ENCODER.items() if name not in names})
+
+
+def test_the_arguments_of_sparse_encodings_that_these_tests_spoil_are_good(plain_encoder):
+    for documents, num_blocks in ((False, 2), (True, 2 * 8)):  # equal vectors: one partition, or all filled
+        values, indices, offsets = plain_encoder.encode_sparse(VECTORS, OFFSETS, documents=documents, num_threads=1)
+        assert len(values) == len(indices) == offsets[-1]
+        assert offsets.tolist() == [0, 5 * num_blocks, 5 * num_blocks, 2 * 5 * num_blocks]
+
+
+def test_an_encoder_with_a_sketch_refuses_sparse_encodings(encoder):
+    with pytest.raises(ValueError, match="without final projection"):
+        encoder.encode_sparse(VECTORS, OFFSETS, documents=False, num_threads=1)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({"vectors": vectors} for vectors in BAD_VECTORS.values()),
+        *({"offsets": offsets} for offsets in BAD_OFFSETS.values()),
+        *({"mean": mean} for mean in (np.ones(3, F), np.ones((1, 4), F), np.ones(4), np.ones(8, F)[::2], F(1))),
+        *({"num_threads": number} for number in (0, -1, 2**64, None)),
+    ],
+    ids=[*BAD_VECTORS, *(f"offsets {name}" for name in BAD_OFFSETS), *["mean"] * 5, *["num_threads"] * 4],
+)
+def test_sparse_encodings_refuse_what_does_not_fit(plain_encoder, changed):
+    arguments = {"vectors": VECTORS, "offsets": OFFSETS, "documents": False, "num_threads": 1}
+    with pytest.raises(REFUSED):
+        plain_encoder.encode_sparse(**arguments | changed)
+
+
+CONVERT = {"rows": VECTORS, "output": "int8", "num_threads": 1, "isa": "scalar"}
+
+
+def test_the_arguments_of_conversions_that_these_tests_spoil_are_good():
+    rows, scales, first_too_large = _core.convert_rows(**CONVERT)
+    assert rows.shape == (6, 4)
+    assert scales.shape == (6,)
+    assert first_too_large == -1
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({"rows": rows} for name, rows in BAD_VECTORS.items() if name not in ("other dim", "no dim", "too few rows")),
+        *({"output": output} for output in ("", "float64", "sparse", None)),
+        *({"num_threads": number} for number in (0, -1, 2**64, None)),
+        *({"isa": isa} for isa in ("", "sse9", None)),
+    ],
+    ids=lambda changed: f"{next(iter(changed))} {str(next(iter(changed.values())))[:20]!r}",
+)
+def test_conversions_refuse_what_does_not_fit(changed):
+    with pytest.raises(REFUSED):
+        _core.convert_rows(**CONVERT | changed)
 
 
 DRAW = {"dim": 4, "num_repetitions": 2, "num_simhash_projections": 3, "projection_dimension": 5}
@@ -305,3 +346,164 @@ def test_matrices_of_impossible_seeds_are_not_drawn(seed):
 def test_a_count_sketch_of_impossible_sizes_is_not_drawn(arguments):
     with pytest.raises(REFUSED):
         _core.draw_count_sketch(*arguments)
+
+
+BYTES = np.zeros(2048, np.uint8)
+
+
+@pytest.mark.parametrize(
+    "buffer",
+    [BYTES[:1000], BYTES[::2], BYTES.view(np.int8), np.zeros((2, 2048), np.uint8)[:, :1024], BYTES.tolist(), None],
+    ids=["not whole blocks", "strided", "int8", "rows apart", "list", "None"],
+)
+def test_reading_refuses_a_bad_buffer(buffer, isa):
+    with pytest.raises(REFUSED):
+        _core.read_memory(buffer, 0, isa=isa)
+
+
+@pytest.mark.parametrize("prefetch_bytes", [-1, 2**64, 1.5, None])
+def test_reading_refuses_an_impossible_distance(prefetch_bytes):
+    with pytest.raises(REFUSED):
+        _core.read_memory(BYTES, prefetch_bytes, isa="scalar")
+
+
+def test_reading_far_ahead_reads_nothing_there(isa):
+    assert _core.read_memory(BYTES, HUGE, isa=isa) == 0
+
+
+@pytest.mark.parametrize("arguments", [("fma", 1), ("fma_f32", 0), ("fma_f32", -1), (None, 1)], ids=str)
+def test_a_peak_that_is_none_is_not_measured(arguments):
+    with pytest.raises(REFUSED):
+        _core.run_peak(*arguments, isa="scalar")
+
+
+# ── binary codes ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+CODES = np.zeros((6, 4), np.uint8)
+BAD_CODES = {
+    "1-D": CODES[0],
+    "3-D": CODES[None],
+    "0-D": np.uint8(1),
+    "int8": CODES.astype(np.int8),
+    "bool": CODES.astype(bool),
+    "float": CODES.astype(float),
+    "Fortran order": np.asfortranarray(CODES),
+    "negative stride": CODES[::-1],
+    "every second column": np.zeros((6, 8), np.uint8)[:, ::2],
+    "broadcast": np.broadcast_to(np.uint8(1), (6, 4)),
+    "no bytes": np.zeros((6, 0), np.uint8),
+    "other width": np.zeros((6, 5), np.uint8),
+    "list": CODES.tolist(),
+    "None": None,
+}
+PACKED = np.zeros(64, np.uint8)  # 6 codes of 4 dims of 4 bits: a block of 4 positions
+RUN = {"num_threads": 1, "isa": "scalar"}
+BAD_RUNS = [
+    {"k": 0},
+    {"k": 2**64},
+    {"k": None},
+    {"num_threads": 0},
+    {"num_threads": -HUGE},
+    {"isa": "sse9"},
+    {"isa": None},
+]
+
+
+def hamming_topk(**changed):
+    return _core.hamming_topk(**{"query_codes": CODES[:2], "codes": CODES, "k": 2, **RUN} | changed)
+
+
+def sdc_topk(**changed):
+    good = {"query_levels": CODES[:2], "packed": PACKED, "num_codes": 6, "k": 2, "bits": 4, **RUN}
+    return _core.sdc_topk(**good | changed)
+
+
+@pytest.mark.parametrize("formula", [None, "integer", "table"])
+def test_the_codes_that_these_tests_spoil_are_good(formula):
+    hamming_topk()
+    sdc_topk(formula=formula, query_scales=np.ones(2, F), scales=np.ones(6, F))
+
+
+@pytest.mark.parametrize("argument", ["query_codes", "codes"])
+@pytest.mark.parametrize("name", BAD_CODES)
+def test_codes_that_do_not_fit_are_refused(argument, name):
+    with pytest.raises(REFUSED):
+        hamming_topk(**{argument: BAD_CODES[name]})
+
+
+@pytest.mark.parametrize("function", [hamming_topk, sdc_topk])
+@pytest.mark.parametrize("changed", BAD_RUNS, ids=str)
+def test_a_run_over_codes_that_cannot_be_is_refused(function, changed):
+    with pytest.raises((*REFUSED, MemoryError)):
+        function(**changed)
+
+
+@pytest.mark.parametrize("num_threads", [1000, 2**31, HUGE])
+def test_codes_do_not_need_the_threads_they_are_offered(num_threads):
+    assert hamming_topk(num_threads=num_threads)[1].tolist() == [[0, 1], [0, 1]]
+    assert sdc_topk(num_threads=num_threads)[1].tolist() == [[0, 1], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({"query_levels": value} for value in BAD_CODES.values()),
+        {"query_levels": np.full((2, 4), 16, np.uint8)},
+        {"packed": PACKED[:-1]},
+        {"packed": PACKED[None]},
+        {"packed": np.zeros(128, np.uint8)[::2]},
+        {"packed": PACKED.astype(np.int8)},
+        {"packed": None},
+        {"formula": "bitwise"},  # 12 bytes would fit
+        {"formula": "other"},
+        *({"num_codes": value} for value in (33, -1, HUGE, 2**64, 1.5, None)),
+        *({"bits": value} for value in (0, 3, 8, -1, 2**64, None)),
+        *({"scales": value} for value in (np.ones(5, F), np.ones((6, 1), F), np.ones(6), np.ones(12, F)[::2])),
+        *({"query_scales": value} for value in (np.ones(3, F), np.ones((2, 1), F), np.ones(2), np.ones(4, F)[::2])),
+    ],
+    ids=lambda changed: str({name: getattr(value, "shape", value) for name, value in changed.items()}),
+)
+def test_packed_codes_that_do_not_fit_are_refused(changed):
+    with pytest.raises(REFUSED):
+        sdc_topk(**changed)
+
+
+READ_ONLY = PACKED.copy()
+READ_ONLY.flags.writeable = False
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({"levels": value} for value in BAD_CODES.values() if np.shape(value) != (6, 5)),
+        {"levels": np.full((6, 4), 16, np.uint8)},
+        {"levels": np.zeros((33, 4), np.uint8)},
+        {"packed": PACKED[:-1]},
+        {"packed": np.zeros(128, np.uint8)[::2]},
+        {"packed": READ_ONLY},
+        {"packed": PACKED.tolist()},
+        {"bits": 3},
+        {"formula": "other"},
+        {"formula": "bitwise"},
+    ],
+    ids=lambda changed: str({name: getattr(value, "shape", value) for name, value in changed.items()}),
+)
+def test_levels_that_do_not_fit_are_not_packed(changed):
+    with pytest.raises(REFUSED):
+        _core.pack_levels(**{"levels": CODES, "bits": 4, "formula": "integer", "packed": PACKED.copy()} | changed)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(PACKED[:-1], 4, 4, 6), (PACKED[None], 4, 4, 6), (PACKED, 0, 4, 6), (PACKED, 4, 4, 33), (PACKED, 4, 4, -1)],
+    ids=lambda arguments: str(arguments[1:]),
+)
+def test_packed_codes_of_another_size_are_not_unpacked(arguments):
+    with pytest.raises(REFUSED):
+        _core.unpack_levels(*arguments)
+
+
+@pytest.mark.parametrize("arguments", [(0, 4, "table", 1), (2**20, 4, "table", 1), (4, 3, "table", 1), (4, 4, "x", 1)])
+def test_codes_of_impossible_shapes_have_no_size(arguments):
+    with pytest.raises(REFUSED):
+        _core.packed_bytes(*arguments)

@@ -63,17 +63,17 @@ def test_kernels_meet_their_definitions_under_sanitizers(
     assert " 0 failed" in output.splitlines()[-1]
 
 
-def digests(path: Path) -> tuple[dict[str, str], dict[str, set[str]]]:
-    """Lines "products avx2 HASH": the hashes of the matrices by style, those of the kernels by operation."""
-    matrices: dict[str, str] = {}
-    kernels: dict[str, set[str]] = {}
+def digests(path: Path) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """Lines "products avx2 HASH": what is the same for all by kind and name, and the hashes of kernels by operation."""
+    fixed: dict[str, str] = {}
+    kernels: dict[str, dict[str, str]] = {}
     for line in path.read_text().splitlines():
         kind, name, value = line.split()
-        if kind == "matrices":
-            matrices[name] = value
+        if kind in ("matrices", "encoded"):
+            fixed[f"{kind} {name}"] = value
         else:
-            kernels.setdefault(kind, set()).add(value)
-    return matrices, kernels
+            kernels.setdefault(kind, {})[name] = value
+    return fixed, kernels
 
 
 def test_neon_meets_the_definitions_and_gives_the_bits_of_this_machine(
@@ -88,12 +88,17 @@ def test_neon_meets_the_definitions_and_gives_the_bits_of_this_machine(
     # Release, as shipped: no asserts, all optimisations.
     native = build("native", "-DCMAKE_CXX_COMPILER=c++")
     run(native, "--digest", tmp_path / "native")
-    arm_matrices, arm_kernels = digests(tmp_path / "arm")
-    native_matrices, native_kernels = digests(tmp_path / "native")
-    assert arm_matrices.keys() == {"google", "paper"}
-    assert arm_matrices == native_matrices
-    assert arm_kernels.keys() == {"products", "scores"}
-    if not native_kernels:
+    arm_fixed, arm_kernels = digests(tmp_path / "arm")
+    native_fixed, native_kernels = digests(tmp_path / "native")
+    encoded = {f"encoded {storage}" for storage in ("bfloat16", "codes8", "codes4", "codes2", "codes1")}
+    assert arm_fixed.keys() == {"matrices google", "matrices paper"} | encoded
+    assert arm_fixed == native_fixed
+    exact = {"hamming", "sdc", "integers", "codes8", "codes4", "codes2", "codes1", "bits"}
+    fused = {"products", "scores", "screened", "bfloat16"}
+    assert arm_kernels.keys() == exact | fused
+    for kind, hashes in arm_kernels.items():
+        assert {"neon", "neon_dotprod"} <= hashes.keys(), "the emulator's CPU has dot products"
+        together = set(hashes.values()) | set(native_kernels.get(kind, {}).values())
+        assert len(together) == 1, f"{kind}: {hashes} and {native_kernels.get(kind)}"
+    if "products" not in native_kernels:
         pytest.skip("this CPU has only the scalar kernels, which round otherwise; NEON itself passed")
-    assert all(len(hashes) == 1 for hashes in native_kernels.values())
-    assert arm_kernels == native_kernels

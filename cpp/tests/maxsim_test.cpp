@@ -11,6 +11,67 @@
 
 namespace chamfer::testing {
 
+void check_scan(const MaxSimInput& input, const std::vector<float>& expected) {
+    const size_t num_queries = input.queries.size, num_documents = input.documents.size;
+    const auto check_best = [&](auto&& found, const auto& of_query, size_t k) {
+        Exact<float> scores(num_queries * k, kNan);
+        Exact<int64_t> rows(num_queries * k, -7);
+        found(scores.data(), rows.data());
+        std::vector<float> best_scores(num_queries * k);
+        std::vector<int64_t> best_rows(num_queries * k);
+        for (size_t q = 0; q < num_queries; ++q)
+            best_of(of_query(q), k, best_scores.data() + q * k, best_rows.data() + q * k);
+        return same_bits(scores.data(), best_scores.data(), scores.size()) &&
+               same_bits(rows.data(), best_rows.data(), rows.size());
+    };
+    Exact<float> scores(num_queries * num_documents, kNan);
+    maxsim(input, scores.data());
+    CHECK("maxsim sums the largest products in double, whatever the threads and the batch",
+          same_bits(scores.data(), expected.data(), expected.size()));
+    for (const size_t k : {size_t{0}, size_t{7}, num_documents + 3}) {
+        if (quick && k == 0) continue;
+        CHECK("maxsim_topk gives the best documents, ties by lower row",
+              check_best([&](float* s, int64_t* r) { maxsim_topk(input, k, s, r); },
+                         [&](size_t q) {
+                             std::vector<ScoredRow> all;
+                             for (size_t d = 0; d < num_documents; ++d)
+                                 all.push_back({expected[q * num_documents + d], static_cast<int64_t>(d)});
+                             return all;
+                         },
+                         k));
+    }
+
+    Random random(11);
+    for (const size_t num_candidates : {size_t{0}, size_t{5}, 2 * num_documents}) {
+        Exact<int64_t> candidates(num_queries * num_candidates);
+        Exact<float> candidate_scores(candidates.size(), kNan);
+        std::vector<ScoredRow> all;
+        for (size_t i = 0; i < candidates.size(); ++i) {  // some repeated, about one of each 17 absent
+            const bool absent = num_documents == 0 || random.below(17) == 0;
+            candidates[i] = absent ? -1 : static_cast<int64_t>(random.below(num_documents));
+            const size_t cell = i / num_candidates * num_documents + static_cast<size_t>(candidates[i]);
+            all.push_back({absent ? -kInfinity : expected[cell], candidates[i]});
+        }
+        maxsim_candidates(input, candidates.data(), num_candidates, candidate_scores.data());
+        CHECK("maxsim_candidates gives the scan's scores and -inf for none",
+              std::equal(all.begin(), all.end(), candidate_scores.begin(),
+                         [](const ScoredRow& x, float score) { return same_bits(&x.score, &score, 1); }));
+        const auto of_query = [&](size_t q) {
+            const auto begin = all.begin() + static_cast<std::ptrdiff_t>(q * num_candidates);
+            return std::vector<ScoredRow>(begin, begin + static_cast<std::ptrdiff_t>(num_candidates));
+        };
+        for (const size_t k : {size_t{0}, size_t{7}, num_candidates + 3}) {
+            if (quick && k != 7 && num_candidates != 5) continue;
+            CHECK("maxsim_topk_candidates counts a candidate once",
+                  check_best(
+                      [&](float* s, int64_t* r) {
+                          maxsim_topk_candidates(input, candidates.data(), num_candidates, k, s, r);
+                      },
+                      of_query, k));
+        }
+    }
+}
+
 namespace {
 
 // The largest product of every query token with every document's tokens, (tokens, documents).
@@ -55,70 +116,12 @@ std::vector<float> score_by_definition(const std::vector<Dot>& best, const Token
     return scores;
 }
 
-void check_scan(const MaxSimInput& input, const std::vector<float>& expected) {
-    const size_t num_queries = input.queries.size, num_documents = input.documents.size;
-    const auto check_best = [&](auto&& found, const auto& of_query, size_t k) {
-        Exact<float> scores(num_queries * k, kNan);
-        Exact<int64_t> rows(num_queries * k, -7);
-        found(scores.data(), rows.data());
-        std::vector<float> best_scores(num_queries * k);
-        std::vector<int64_t> best_rows(num_queries * k);
-        for (size_t q = 0; q < num_queries; ++q)
-            best_of(of_query(q), k, best_scores.data() + q * k, best_rows.data() + q * k);
-        return same_bits(scores.data(), best_scores.data(), scores.size()) &&
-               same_bits(rows.data(), best_rows.data(), rows.size());
-    };
-    Exact<float> scores(num_queries * num_documents, kNan);
-    maxsim(input, scores.data());
-    CHECK("maxsim sums the largest products in double, whatever the threads and the batch",
-          same_bits(scores.data(), expected.data(), expected.size()));
-    for (const size_t k : {size_t{0}, size_t{7}, num_documents + 3}) {
-        CHECK("maxsim_topk gives the best documents, ties by lower row",
-              check_best([&](float* s, int64_t* r) { maxsim_topk(input, k, s, r); },
-                         [&](size_t q) {
-                             std::vector<ScoredRow> all;
-                             for (size_t d = 0; d < num_documents; ++d)
-                                 all.push_back({expected[q * num_documents + d], static_cast<int64_t>(d)});
-                             return all;
-                         },
-                         k));
-    }
-
-    Random random(11);
-    for (const size_t num_candidates : {size_t{0}, size_t{5}, 2 * num_documents}) {
-        Exact<int64_t> candidates(num_queries * num_candidates);
-        Exact<float> candidate_scores(candidates.size(), kNan);
-        std::vector<ScoredRow> all;
-        for (size_t i = 0; i < candidates.size(); ++i) {  // some repeated, about one of each 17 absent
-            const bool absent = num_documents == 0 || random.below(17) == 0;
-            candidates[i] = absent ? -1 : static_cast<int64_t>(random.below(num_documents));
-            const size_t cell = i / num_candidates * num_documents + static_cast<size_t>(candidates[i]);
-            all.push_back({absent ? -kInfinity : expected[cell], candidates[i]});
-        }
-        maxsim_candidates(input, candidates.data(), num_candidates, candidate_scores.data());
-        CHECK("maxsim_candidates gives the scan's scores and -inf for none",
-              std::equal(all.begin(), all.end(), candidate_scores.begin(),
-                         [](const ScoredRow& x, float score) { return same_bits(&x.score, &score, 1); }));
-        const auto of_query = [&](size_t q) {
-            const auto begin = all.begin() + static_cast<std::ptrdiff_t>(q * num_candidates);
-            return std::vector<ScoredRow>(begin, begin + static_cast<std::ptrdiff_t>(num_candidates));
-        };
-        for (const size_t k : {size_t{0}, size_t{7}, num_candidates + 3}) {
-            CHECK("maxsim_topk_candidates counts a candidate once",
-                  check_best(
-                      [&](float* s, int64_t* r) {
-                          maxsim_topk_candidates(input, candidates.data(), num_candidates, k, s, r);
-                      },
-                      of_query, k));
-        }
-    }
-}
-
 void check_alignment(Isa isa, const Ragged& query, const Ragged& document, Dtype dtype) {
     const size_t num_tokens = query.view().num_tokens();
     Exact<float> similarities(num_tokens, kNan);
     Exact<int64_t> tokens(num_tokens, -7);
-    maxsim_alignment({query.view(), document.view(dtype), nullptr, 1, isa}, similarities.data(), tokens.data());
+    maxsim_alignment({query.view(), document.view(dtype), nullptr, nullptr, 1, isa}, similarities.data(),
+                     tokens.data());
     bool holds = true;
     for (size_t q = 0; q < num_tokens; ++q) {
         ScoredRow best{-kInfinity, -1};
@@ -168,7 +171,7 @@ void test_maxsim(const std::vector<Isa>& isas) {
                         at("isa %s, dim %zu, %zu documents, %s%s, %zu threads", isa_name(isa), shape.dim,
                            shape.num_documents, dtype == Dtype::float16 ? "float16" : "float32",
                            weight ? ", weights" : "", num_threads);
-                        check_scan({queries.view(), documents.view(dtype), weight, num_threads, isa}, scores);
+                        check_scan({queries.view(), documents.view(dtype), weight, nullptr, num_threads, isa}, scores);
                     }
                 }
             }

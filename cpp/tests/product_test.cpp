@@ -33,9 +33,10 @@ void check_product(Isa isa, const Products& p, const Packed& packed, size_t num_
     for (size_t i = 0; i < products.size(); ++i) {
         largest[i % num_lanes] = std::max(largest[i % num_lanes], products[i]);
     }
-    const Ahead ahead{reinterpret_cast<uintptr_t>(rows.end()), stride * 4, 4};  // out of bounds: prefetches may be
-    packed.kernels.fold_max(packed.view(dim), rows.data(), num_rows, stride, ahead, maxima.data());
-    CHECK("fold_max keeps the largest product of each column and what was there",
+    const Ahead ahead{reinterpret_cast<uintptr_t>(rows.end()), stride * 4, 16};  // out of bounds: prefetches may be
+    packed.kernels.float32.fold(packed.view(dim), Rows::of_floats(rows.data(), stride, dim), num_rows, ahead,
+                                maxima.data());
+    CHECK("fold keeps the largest product of each column and what was there",
           same_bits(maxima.data(), largest.data(), num_lanes));
 
     const size_t words = (num_columns + 31) / 32 + num_rows % 2;

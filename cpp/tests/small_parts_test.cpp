@@ -1,4 +1,4 @@
-// topk.hpp, parallel.hpp, ragged.hpp, isa.hpp.
+// topk.hpp, parallel.hpp, ragged.hpp, isa.hpp, peaks.hpp.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -12,6 +12,7 @@
 #include "fixtures.hpp"
 #include "isa.hpp"
 #include "parallel.hpp"
+#include "peaks.hpp"
 #include "ragged.hpp"
 #include "testing.hpp"
 #include "topk.hpp"
@@ -106,6 +107,26 @@ void test_parse_isa() {
     }
     CHECK("an unknown name is refused with the choices",
           message.find("isa: 'mmx' is not an instruction set; available: scalar") == 0);
+}
+
+void test_peaks() {
+    for (const Isa isa : available_isas()) {
+        at("%s", isa_name(isa));
+        for (const Peak peak : {Peak::fma_f32, Peak::dot_bf16, Peak::dot_i8, Peak::popcount}) {
+            CHECK("operations grow with rounds", run_peak(peak, isa, 5) == 5 * run_peak(peak, isa, 1));
+            const bool common = peak != Peak::dot_bf16;
+            CHECK("scalar has no loop, bfloat16 one level, the others all",
+                  (run_peak(peak, isa, 1) > 0) == (common ? isa != Isa::scalar : isa == Isa::avx512_bf16));
+        }
+        for (const size_t num_bytes : std::vector<size_t>{0, 1024, 5 * 1024}) {
+            Exact<uint64_t> words(num_bytes / 8, 0);
+            uint64_t sum = 0;
+            for (size_t i = 0; i < num_bytes / 8; ++i) sum += words.data()[i] = 0x9e3779b97f4a7c15 * (i + 1);
+            for (const size_t ahead : std::vector<size_t>{0, 4096}) {
+                CHECK("every word is read once", read_memory(words.data(), num_bytes, ahead, isa) == sum);
+            }
+        }
+    }
 }
 
 }  // namespace chamfer::testing

@@ -181,8 +181,26 @@ void test_products(const std::vector<Isa>& isas);
 void test_sum_rows(Isa isa);
 void test_half_to_float(Isa isa);
 
+// words_test.cpp
+void test_words(Isa isa);
+void test_fold_scaled(Isa isa);
+void test_rows_reaching(Isa isa);
+void test_expand(Isa isa);
+
+// codes_test.cpp
+void test_to_bfloat16();
+void test_codes();
+
+// convert_test.cpp
+void test_convert(Isa isa);
+void test_convert_rows(Isa isa);
+
 // maxsim_test.cpp
 void test_maxsim(const std::vector<Isa>& isas);
+
+// scorer_test.cpp
+void test_storages(const std::vector<Isa>& isas);
+void test_screen(const std::vector<Isa>& isas);
 
 // fde_test.cpp
 void test_fde(const std::vector<Isa>& isas);
@@ -190,7 +208,13 @@ void test_project_signs(Isa isa);
 void test_google_encoding(Isa isa);
 void test_random_streams();
 
+// binary_test.cpp
+void test_hamming(const std::vector<Isa>& isas);
+void test_sdc(const std::vector<Isa>& isas);
+void test_select(Isa isa);
+
 // small_parts_test.cpp
+void test_peaks();
 void test_topk();
 void test_parallel_for();
 void test_first_row_out_of_range();

@@ -4,8 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 from chamfer._core import __version__
 from chamfer._runtime import available_isas, best_isa
+from chamfer.binary import RecurrentCodes, hamming_topk, sdc_topk
+from chamfer.codecs import Codec, TokenCodes, codec
 from chamfer.errors import CorruptIndexError, LockedIndexError
-from chamfer.reducers import FixedDimensionalEncoder, ball_carving
+from chamfer.reducers import FixedDimensionalEncoder, Int8Encodings, SparseEncodings, ball_carving
 from chamfer.scoring import Alignment, maxsim, maxsim_alignment, maxsim_topk
 from chamfer.token_vectors import TokenVectors
 
@@ -14,19 +16,27 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Alignment",
+    "Codec",
     "CorruptIndexError",
     "FixedDimensionalEncoder",
     "Index",
+    "Int8Encodings",
     "LockedIndexError",
+    "RecurrentCodes",
     "SearchResult",
+    "SparseEncodings",
+    "TokenCodes",
     "TokenVectors",
     "__version__",
     "available_isas",
     "ball_carving",
     "best_isa",
+    "codec",
+    "hamming_topk",
     "maxsim",
     "maxsim_alignment",
     "maxsim_topk",
+    "sdc_topk",
 ]
 
 

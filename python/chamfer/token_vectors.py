@@ -40,7 +40,7 @@ class TokenVectors:
             `vectors`, named with its item and row.
     """
 
-    __slots__ = ("_offsets", "_vectors")
+    __slots__ = ("_core_view", "_offsets", "_vectors")
 
     def __init__(self, vectors: Any, offsets: ArrayLike) -> None:
         self._fill(vectors, offsets, "vectors")
@@ -73,6 +73,7 @@ class TokenVectors:
             raise ValueError(f"{argument}: expected at least one dimension per vector (below 2^27), got {array.shape}")
         self._vectors: FloatArray = _contiguous(array)
         self._offsets = _check_offsets(offsets, len(array))
+        self._core_view: _core.Collection | None = None
         row = _core.first_row_out_of_range(self._vectors, resolve_num_threads(None))
         if row >= 0:
             item = int(np.searchsorted(self._offsets, row, side="right")) - 1
@@ -124,12 +125,22 @@ class TokenVectors:
         self = cls.__new__(cls)
         self._vectors = vectors
         self._offsets = offsets
+        self._core_view = None
         return self
 
     def _run(self, begin: int, end: int) -> TokenVectors:
         """Return items begin to end - 1 without copying their vectors."""
         first, last = self._offsets[begin], self._offsets[end]
         return TokenVectors._trusted(self._vectors[first:last], self._offsets[begin : end + 1] - first)
+
+    def _core_collection(self) -> _core.Collection:
+        """Return what the core takes: made, and its offsets checked for the core's sake, at the first use."""
+        if self._core_view is None:
+            self._core_view = _core.Collection(self._vectors, self._offsets)
+        return self._core_view
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TokenVectors._trusted, (np.asarray(self._vectors), self._offsets)
 
     @property
     def vectors(self) -> FloatArray:
@@ -194,16 +205,7 @@ class TokenVectors:
             TypeError: rows are neither integers nor booleans.
             IndexError: a row is out of range, or a mask has another length.
         """
-        chosen = np.asarray(rows)
-        if chosen.size == 0 and chosen.dtype != bool:
-            chosen = chosen.astype(np.int64)  # NumPy's dtype of an empty list is float64
-        if chosen.dtype == bool and chosen.shape != (len(self),):
-            raise IndexError(f"rows: expected a mask of shape ({len(self)},), got {chosen.shape}")
-        if chosen.ndim != 1 or chosen.dtype.kind not in "iub":
-            raise TypeError(
-                f"rows: expected a list of integers or a boolean mask, got {chosen.dtype} of shape {chosen.shape}"
-            )
-        chosen = np.arange(len(self))[chosen]
+        chosen = chosen_rows(rows, len(self))
         lengths = self.lengths[chosen]
         offsets = offsets_of(lengths)
         if len(chosen) and np.array_equal(chosen, np.arange(chosen[0], chosen[0] + len(chosen))):
@@ -221,19 +223,24 @@ def offsets_of(lengths: ArrayLike) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
+def chosen_rows(rows: ArrayLike, size: int) -> NDArray[np.int64]:
+    """Return rows 0 to size - 1 out of integers, negative ones counting from the end, or a boolean mask."""
+    chosen = np.asarray(rows)
+    if chosen.size == 0 and chosen.dtype != bool:
+        chosen = chosen.astype(np.int64)  # NumPy's dtype of an empty list is float64
+    if chosen.dtype == bool and chosen.shape != (size,):
+        raise IndexError(f"rows: expected a mask of shape ({size},), got {chosen.shape}")
+    if chosen.ndim != 1 or chosen.dtype.kind not in "iub":
+        raise TypeError(
+            f"rows: expected a list of integers or a boolean mask, got {chosen.dtype} of shape {chosen.shape}"
+        )
+    taken: NDArray[np.int64] = np.arange(size)[chosen]
+    return taken
+
+
 def as_token_vectors(value: TokenVectorsLike, argument: str) -> TokenVectors:
     """Return `value` as TokenVectors; one 2-D array is a collection of one. Errors name `argument`."""
     return value if isinstance(value, TokenVectors) else TokenVectors._from_items(value, argument)
-
-
-def as_one_item(value: TokenVectorsLike, argument: str) -> FloatArray:
-    """Return the vectors of a collection of exactly one item."""
-    collection = as_token_vectors(value, argument)
-    if len(collection) != 1:
-        raise ValueError(
-            f"{argument}: expected one item, an array of shape (num_tokens, dim), got a collection of {len(collection)}"
-        )
-    return collection[0]
 
 
 def _float_array(value: Any, argument: str) -> FloatArray:

@@ -1,0 +1,6 @@
+"""Codecs: token vectors to compact codes that are scored without decoding."""
+
+from chamfer.codecs.codec import Codec, codec
+from chamfer.codecs.token_codes import TokenCodes
+
+__all__ = ["Codec", "TokenCodes", "codec"]

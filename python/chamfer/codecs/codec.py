@@ -1,0 +1,331 @@
+"""Codec: fitted to a collection, it turns token vectors into codes that are scored without decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chamfer import _core
+from chamfer._runtime import check_positive_int, resolve_num_threads
+from chamfer.codecs.token_codes import Codebook, TokenCodes
+from chamfer.token_vectors import TokenVectors, TokenVectorsLike, as_token_vectors
+
+_BITS = {"float16": 16, "bfloat16": 16, "int8": 8, "scalar:4": 4, "scalar:2": 2, "binary": 1}
+_FITTED = ("int8", "scalar:4", "scalar:2", "binary")
+
+# Levels of least mean square error for a normal distribution of unit variance (Max, "Quantizing for minimum
+# distortion", 1960, table 1): the positive half.
+_NORMAL_LEVELS = {
+    4: (0.1284, 0.3881, 0.6568, 0.9424, 1.2562, 1.6181, 2.0691, 2.7326),
+    2: (0.4528, 1.5104),
+    1: (0.7979,),
+}
+
+# How much finer 8-bit codes are along the common direction. With 3, the tokens that a screen cannot rule out are fewest
+# on SciFact (2 and 5 leave a tenth more), and the exact top 10 is kept best.
+_STRETCH = 3.0
+
+_MAX_FIT_TOKENS = 2**18
+_BLOCK_TOKENS = 2**14
+
+
+def codec(name: str, dim: int) -> Codec:
+    """Return a codec of this name for vectors of `dim` numbers; see `Codec`.
+
+    Args:
+        name: "float16", "bfloat16", "int8", "scalar:4", "scalar:2" or "binary".
+        dim: numbers per vector, at most 65,536.
+
+    Raises:
+        TypeError: dim is not an integer.
+        ValueError: an unknown name, or dim out of range.
+    """
+    return Codec(name, dim)
+
+
+class Codec:
+    """Turns token vectors into codes: fit, encode, and `maxsim(queries, codes)`; decode shows what is left.
+
+    The vectors of modern encoders share a large common part, and queries lie along it even more. So codes hold
+    what is left after the collection's mean is taken off, and treat the direction of the mean apart:
+
+    | name       | bytes a vector | what is stored                                                                |
+    |------------|----------------|-------------------------------------------------------------------------------|
+    | "float16"  | 2 dim          | half precision: encode gives TokenVectors                                     |
+    | "bfloat16" | 2 dim          | 8 bits of mantissa; queries are rounded to bfloat16 too                       |
+    | "int8"     | dim            | 8 bits, one scale per document, three times finer along the common direction  |
+    | "scalar:4" | dim / 2 + 4    | 4 bits, 16 levels for a normal distribution, and two float16 per vector:      |
+    | "scalar:2" | dim / 4 + 4    | its scale, and how much of the common direction is in it                      |
+    | "binary"   | dim / 8 + 4    | signs, and the same two numbers                                               |
+
+    Rows are padded to a multiple of four bytes. Queries stay vectors: they are taken in 8 bits with one scale per query
+    token. "binary" also codes queries (`encode_queries`); then a score is Σ_q max_d (dim - 2 · bits that differ).
+
+    The two numbers per vector follow RaBitQ (arXiv 2405.12497): codes times scale have the right inner product with the
+    vector itself.
+
+    Args:
+        name: one of the above.
+        dim: numbers per vector, at most 65,536.
+
+    Raises:
+        TypeError: dim is not an integer.
+        ValueError: an unknown name, or dim out of range.
+    """
+
+    def __init__(self, name: str, dim: int) -> None:
+        if not isinstance(name, str) or name not in _BITS:
+            raise ValueError(f"name: expected one of {', '.join(map(repr, _BITS))}, got {name!r}")
+        self.name = name
+        self.dim = check_positive_int(dim, "dim")
+        if self.dim > 65_536:
+            raise ValueError(f"dim: expected at most 65536, got {dim}")
+        self._codebook = None if name in _FITTED else _plain_codebook(_BITS[name], self.dim)
+        self._query_codebook: Codebook | None = None
+
+    def fit(self, documents: TokenVectorsLike, queries: TokenVectorsLike | None = None) -> Codec:
+        """Take mean, common direction and spread from a collection; "float16" and "bfloat16" need no fit.
+
+        Args:
+            documents: the collection, or a sample of it; of more than 262,144 vectors, so many at most are
+                read, drawn evenly.
+            queries: sample queries; their mean centres `encode_queries` of "binary", otherwise the documents' does.
+
+        Returns:
+            The codec itself.
+
+        Raises:
+            TypeError: an argument has a wrong type or dtype.
+            ValueError: dims differ, or there is no vector to fit to.
+        """
+        sample = self._sample(documents, "documents")
+        query_sample = None if queries is None else self._sample(queries, "queries")
+        if self.name not in _FITTED:
+            return self
+        center = _mean(sample)
+        length = float(np.linalg.norm(center.astype(np.float64)))
+        direction = center.astype(np.float64) / length if length > 0 else np.zeros(self.dim)
+        along, spread = _spreads(sample, center, direction)
+        bits = _BITS[self.name]
+        codebook = _plain_codebook(bits, self.dim, center)
+        if bits == 8:
+            codebook = replace(codebook, direction=direction.astype(np.float32), stretch=_STRETCH)
+        else:
+            # A shift counts in units of this vector: it must fit into float16 whatever the magnitude of the vectors,
+            # and for vectors that hardly vary along it.
+            along = max(along, 1e-3 * length)
+            codebook = replace(
+                codebook,
+                direction=(direction * (along if along > 0 else 1.0)).astype(np.float32),
+                dim_scales=spread.astype(np.float32),
+            )
+        if bits == 1:
+            self._query_codebook = _query_codebook(sample if query_sample is None else query_sample)
+        self._codebook = codebook
+        return self
+
+    def encode(self, documents: TokenVectorsLike, *, num_threads: int | None = None) -> TokenCodes | TokenVectors:
+        """Return the codes of a collection.
+
+        Args:
+            documents: a collection of documents of this dim, float32 or float16.
+            num_threads: threads to use; None means the CPUs of this process.
+
+        Returns:
+            TokenCodes; of "float16", TokenVectors.
+
+        Raises:
+            TypeError: documents have a wrong type or dtype.
+            ValueError: dims differ, the codec is not fitted, or a number is out of the range of the codec.
+        """
+        items = self._items(documents, "documents")
+        threads = resolve_num_threads(num_threads)
+        if self.name == "float16":
+            with np.errstate(over="ignore"):
+                halves = items.vectors.astype(np.float16)
+            if not np.isfinite(halves).all():
+                raise ValueError(
+                    "documents: expected numbers below 65520, the range of float16; use codec('bfloat16', …)"
+                )
+            return TokenVectors._trusted(halves, items.offsets)
+        book = self._fitted_codebook()
+        core_items = items._core_collection()
+        if book.bits == 16:
+            return TokenCodes(
+                _core.encode_bfloat16(core_items, num_threads=threads), {}, items.offsets, self.dim, book, core_items
+            )
+        if book.bits == 8:
+            codes, scales, errors, norms = _core.encode_codes8(
+                core_items, center=book.center, direction=book.direction, stretch=book.stretch, num_threads=threads
+            )
+            terms = {"scales": scales, "errors": errors, "norms": norms}
+            return TokenCodes(codes, terms, items.offsets, self.dim, book, core_items)
+        return _short_codes(items, book, threads, "documents")
+
+    def encode_queries(self, queries: TokenVectorsLike, *, num_threads: int | None = None) -> TokenCodes:
+        """Return the signs of queries, for "binary" documents: scores are then integers, and fastest.
+
+        Args:
+            queries: a collection of queries of this dim, float32 or float16.
+            num_threads: as in `encode`.
+
+        Raises:
+            TypeError: queries have a wrong type or dtype.
+            ValueError: dims differ, or the codec is another or not fitted.
+        """
+        if self.name != "binary":
+            raise ValueError(f"encode_queries: only 'binary' codes queries; pass vectors to maxsim for {self.name!r}")
+        items = self._items(queries, "queries")
+        self._fitted_codebook()
+        assert self._query_codebook is not None
+        return _short_codes(items, self._query_codebook, resolve_num_threads(num_threads), "queries")
+
+    def decode(self, codes: TokenCodes | TokenVectors) -> TokenVectors:
+        """Return the vectors that codes stand for, float32.
+
+        Args:
+            codes: what `encode` returned.
+
+        Raises:
+            TypeError: codes are no codes.
+            ValueError: codes are of another dim or number of bits.
+        """
+        if isinstance(codes, TokenVectors):
+            return TokenVectors._trusted(codes.vectors.astype(np.float32), codes.offsets)
+        if not isinstance(codes, TokenCodes):
+            raise TypeError(f"codes: expected TokenCodes, got {type(codes).__name__}")
+        if codes.dim != self.dim or codes.bits != _BITS[self.name]:
+            raise ValueError(
+                f"codes: expected {_BITS[self.name]} bits a dimension and dim {self.dim} as the codec, got {codes!r}"
+            )
+        vectors = np.empty((codes.num_tokens, codes.dim), np.float32)
+        for block in _blocks(codes.num_tokens):
+            vectors[block] = _decode_block(codes, block)
+        return TokenVectors._trusted(vectors, codes.offsets)
+
+    def __repr__(self) -> str:
+        return f"Codec({self.name!r}, {self.dim}{'' if self._codebook is not None else ', not fitted'})"
+
+    def _items(self, value: TokenVectorsLike, argument: str) -> TokenVectors:
+        items = as_token_vectors(value, argument)
+        if items.dim != self.dim:
+            raise ValueError(f"{argument}: expected dim {self.dim} as the codec, got {items.dim}")
+        return items
+
+    def _sample(self, value: TokenVectorsLike, argument: str) -> NDArray[np.float32] | NDArray[np.float16]:
+        items = self._items(value, argument)
+        if items.num_tokens == 0:
+            raise ValueError(f"{argument}: expected at least one vector to fit to, got none")
+        step = -(-items.num_tokens // _MAX_FIT_TOKENS)
+        if step == 1:
+            return items.vectors
+        # One of every `step`, drawn: documents of one length would show the same places of theirs to a fixed stride.
+        begins = np.arange(0, items.num_tokens, step)
+        drawn = np.random.default_rng(0).integers(0, step, len(begins))
+        rows = np.minimum(begins + drawn, items.num_tokens - 1)
+        return items.vectors[rows]  # type: ignore[no-any-return]  # NumPy's types lose the dtype
+
+    def _fitted_codebook(self) -> Codebook:
+        if self._codebook is None:
+            raise ValueError(f"codec {self.name!r} is not fitted: call fit(documents) first")
+        return self._codebook
+
+
+def _plain_codebook(bits: int, dim: int, center: NDArray[np.float32] | None = None) -> Codebook:
+    """Return a codebook without direction and scales."""
+    zeros = np.zeros(dim, np.float32)
+    half = np.array(_NORMAL_LEVELS.get(bits, (1.0,)))
+    numbers = np.rint(np.concatenate([-half[::-1], half]) / half[-1] * 127).astype(np.int64)
+    levels = np.full(16, 255, np.uint8)
+    levels[: len(numbers)] = numbers + 128
+    return Codebook(
+        bits=bits,
+        center=zeros if center is None else center,
+        direction=zeros,
+        stretch=1.0,
+        levels=levels,
+        levels_per_rms=127 / half[-1],
+        dim_scales=np.ones(dim, np.float32),
+    )
+
+
+def _query_codebook(sample: NDArray[np.float32] | NDArray[np.float16]) -> Codebook:
+    """Return the codebook of signs about the mean, whose scales count in units of the largest magnitude."""
+    center = _mean(sample)
+    scales = np.full(len(center), np.abs(sample).max() or 1.0, np.float32)
+    return Codebook(**{**_plain_codebook(1, len(center), center).__dict__, "dim_scales": scales})
+
+
+def _short_codes(items: TokenVectors, book: Codebook, num_threads: int, argument: str) -> TokenCodes:
+    core_items = items._core_collection()
+    codes, numbers = _core.encode_codes(
+        core_items,
+        bits=book.bits,
+        center=book.center,
+        direction=book.direction,
+        levels=book.levels,
+        levels_per_rms=book.levels_per_rms,
+        dim_scales=book.dim_scales,
+        num_threads=num_threads,
+    )
+    with np.errstate(over="ignore"):
+        token_terms = numbers.astype(np.float16)
+    if not np.isfinite(token_terms).all():
+        row = int(np.flatnonzero(~np.isfinite(token_terms).all(axis=1))[0])
+        raise ValueError(
+            f"{argument}: the vector in row {row} is far longer than those that the codec was fitted "
+            "to; fit it to vectors of this kind"
+        )
+    return TokenCodes(codes, {"token_terms": token_terms}, items.offsets, items.dim, book, core_items)
+
+
+def _blocks(num_tokens: int) -> Iterator[slice]:
+    return (slice(begin, min(begin + _BLOCK_TOKENS, num_tokens)) for begin in range(0, num_tokens, _BLOCK_TOKENS))
+
+
+def _mean(vectors: NDArray[np.float32] | NDArray[np.float16]) -> NDArray[np.float32]:
+    total = sum(vectors[block].sum(axis=0, dtype=np.float64) for block in _blocks(len(vectors)))
+    return np.asarray(total / len(vectors), np.float32)
+
+
+def _spreads(
+    vectors: NDArray[np.float32] | NDArray[np.float16], center: NDArray[np.float32], direction: NDArray[np.float64]
+) -> tuple[float, NDArray[np.float64]]:
+    """Return the root mean square along the direction, and of each dimension across it (positive)."""
+    along, squares = 0.0, np.zeros(len(center))
+    for block in _blocks(len(vectors)):
+        rest = vectors[block].astype(np.float64) - center
+        products = rest @ direction
+        along += float(products @ products)
+        rest -= products[:, None] * direction
+        squares += np.einsum("ij,ij->j", rest, rest)
+    along = float(np.sqrt(along / len(vectors)))
+    spread = np.sqrt(squares / len(vectors))
+    # Of vectors that are multiples of one, nothing is across it but rounding: that of the direction to float32.
+    least = max(float(spread.max()) * 1e-3, along * 1e-6)
+    return along, np.maximum(spread, least if least > 0 else 1.0)
+
+
+def _decode_block(codes: TokenCodes, block: slice) -> NDArray[np.float64] | NDArray[np.float32]:
+    book, dim = codes._codebook, codes.dim
+    rows = codes.codes[block]
+    if book.bits == 16:
+        bits = rows.view(np.uint16)[:, :dim].astype(np.uint32) << 16
+        return bits.view(np.float32)
+    center, direction = book.center.astype(np.float64), book.direction.astype(np.float64)
+    square = float(direction @ direction) or 1.0
+    if book.bits == 8:
+        item = np.searchsorted(codes.offsets, np.arange(block.start, block.stop), side="right") - 1
+        stretched = (rows[:, :dim].astype(np.float64) - 128) * codes.terms["scales"].astype(np.float64)[item, None]
+        along = stretched @ direction / square
+        return np.asarray(center + stretched - (1 - 1 / book.stretch) * along[:, None] * direction)
+    per_byte = 8 // book.bits
+    shifts = np.arange(per_byte) * book.bits
+    unpacked = (rows[:, :, None] >> shifts & (2**book.bits - 1)).reshape(len(rows), -1)[:, :dim]
+    scale, shift = codes.terms["token_terms"][block].astype(np.float64).T
+    across = scale[:, None] * book.dim_scales * (book.levels[unpacked].astype(np.float64) - 128)
+    across -= (across @ direction / square)[:, None] * direction
+    return np.asarray(center + shift[:, None] * direction + across)
