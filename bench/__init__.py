@@ -1,7 +1,12 @@
-"""Benchmarks of chamfer: `python -m bench kernels` and `python -m bench search DATA`, run from the repository's root.
+"""Benchmarks of chamfer, run from the repository's root.
 
-Both print a table and write a JSON file with what is needed to judge it: CPU, instruction sets, commit, versions of
-the peers, thread settings, load of the machine, shapes, and how far each result was from float64.
+    python -m bench kernels --peers     every kernel beside its limit and its peers; figures to reach
+    python -m bench search DATA         recall and speed of whole searches
+    python -m bench roofline            what this core can do at best
+    python -m bench picture             docs/kernels.png, from the results of `kernels`
+
+The first two print a table and write a JSON file with what is needed to judge it: CPU, instruction sets, commit,
+versions of the peers, thread settings, load of the machine, shapes, and how far each result was from float64.
 
 DATA of `search` is a folder of real token vectors:
     docs/           tokens.i8.npy (int8, decoded as q / |q|) or tokens.npy (float16 or float32), (num_tokens, dim);

@@ -10,10 +10,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bench.measure import Contestant
+import chamfer as ch
+from bench.measure import Contestant, bytes_from
 from chamfer import TokenVectors
 
 NUM_REPETITIONS, NUM_SIMHASH_PROJECTIONS, PROJECTION_DIMENSION = 20, 5, 16
+
+
+class AbsentError(Exception):
+    """What a case needs is not here; the message names it."""
+
+
+def or_skip(skipped: list[dict[str, str]], name: str, *builds: Callable[[], Any]) -> list[Any]:
+    """Return what each of `builds` makes, or nothing where something is absent, which `skipped` then tells."""
+    try:
+        return [build() for build in builds]
+    except AbsentError as reason:
+        skipped.append({"name": name, "reason": str(reason)})
+        return []
 
 
 def unit_vectors(rng: np.random.Generator, num: int, dim: int) -> NDArray[np.float32]:
@@ -31,20 +45,56 @@ def astype(items: TokenVectors, dtype: str) -> TokenVectors:
     return TokenVectors(items.vectors.astype(dtype), items.offsets)
 
 
-def short(dtype: Any) -> str:
-    return {"float32": "f32", "float16": "f16"}[str(np.dtype(dtype))]
-
-
 # ── MaxSim ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
+class Storage:
+    """How documents are kept: the codec's name ("" for plain vectors), and the instruction that scores them fastest."""
+
+    codec: str
+    kind: str
+
+
+STORAGES = {
+    "f32": Storage("", "fma_f32"),
+    "f16": Storage("", "fma_f32"),
+    "bf16": Storage("bfloat16", "dot_bf16"),
+    "i8": Storage("int8", "dot_i8"),
+    "i8x4bit": Storage("scalar:4", "dot_i8"),
+    "i8x2bit": Storage("scalar:2", "dot_i8"),
+    "i8x1bit": Storage("binary", "dot_i8"),
+    "1bit": Storage("binary", "popcount"),
+}
+"""By the names in rows. The queries are float32, with codes int8 inside, and 1 bit in the last."""
+
+
+def isas_of(storage: str) -> list[str]:
+    """Return the instruction sets with a kernel of their own for a storage, lowest first; not scalar."""
+    shared = {"avx512_bf16": storage != "bf16", "neon_dotprod": not storage.startswith("i8")}
+    own = [isa for isa in ch.available_isas() if not shared.get(isa, False)]
+    return own[1:] or own
+
+
+def fitted_codec(name: str, documents: TokenVectors) -> ch.Codec:
+    return ch.codec(name, documents.dim).fit(documents)
+
+
+def maxsim_float64(queries: TokenVectors, documents: TokenVectors) -> NDArray[np.float64]:
+    """Return Σ_q max_d <q, d>, shape (num_queries, num_documents)."""
+    vectors = queries.vectors.astype(np.float64)
+    best = np.stack([(vectors @ d.astype(np.float64).T).max(axis=1) for d in documents], axis=1)
+    return np.add.reduceat(best, queries.offsets[:-1], axis=0)
+
+
+@dataclass(frozen=True)
 class MaxSimCase:
-    """Queries against documents; `shape` is how the names of its rows tell the sizes."""
+    """Queries against documents, both float32; `shape` is how the names of its rows tell the sizes."""
 
     queries: TokenVectors
     documents: TokenVectors
     shape: str
+    storage: str = "f32"
 
     @property
     def query(self) -> NDArray[Any]:
@@ -58,41 +108,97 @@ class MaxSimCase:
         lengths = self.documents.lengths
         return int(lengths[0]) if (lengths == lengths[0]).all() else None
 
-    def with_dtype(self, dtype: str) -> MaxSimCase:
-        """Return the case with documents of this dtype."""
-        return replace(self, documents=astype(self.documents, dtype))
+    def stored(self, storage: str) -> MaxSimCase:
+        """Return the case with documents kept in another way."""
+        return replace(self, storage=storage)
+
+    @cached_property
+    def codec(self) -> Any:
+        """The fitted codec of the storage; None for plain vectors."""
+        name = STORAGES[self.storage].codec
+        return fitted_codec(name, self.documents) if name else None
+
+    @cached_property
+    def operands(self) -> tuple[Any, Any]:
+        """Queries and documents as ch.maxsim takes them."""
+        if self.codec is None:
+            return self.queries, self.documents if self.storage == "f32" else astype(self.documents, "float16")
+        queries = self.codec.encode_queries(self.queries) if self.storage == "1bit" else self.queries
+        return queries, self.codec.encode(self.documents)
+
+    @cached_property
+    def exact(self) -> NDArray[np.float64]:
+        """Scores of the vectors before they are stored."""
+        return maxsim_float64(self.queries, self.documents)
 
     @cached_property
     def expected(self) -> NDArray[np.float64]:
-        """Σ_q max_d <q, d> in float64, shape (num_queries, num_documents)."""
-        queries = self.queries.vectors.astype(np.float64)
-        best = np.stack([(queries @ d.astype(np.float64).T).max(axis=1) for d in self.documents], axis=1)
-        return np.add.reduceat(best, self.queries.offsets[:-1], axis=0)
+        """Scores of what is stored, decoded; of one-bit codes against each other those of their signs, ±1."""
+        if self.storage == "f32":
+            return self.exact
+        queries, documents = self.operands
+        if self.storage == "1bit":
+            queries, documents = (
+                TokenVectors(np.where(unpacked[:, : items.dim], np.float32(1), np.float32(-1)), items.offsets)
+                for items in (queries, documents)
+                for unpacked in [np.unpackbits(items.codes, axis=1, bitorder="little")]
+            )
+        elif self.codec is not None:
+            documents = self.codec.decode(documents)
+        return maxsim_float64(queries, documents)
 
-    def errors(self, scores: ArrayLike) -> dict[str, float]:
+    @cached_property
+    def of_signs(self) -> NDArray[np.float64]:
+        """Scores of the vectors' signs, which is what other libraries' one-bit codes keep."""
+        queries, documents = (
+            TokenVectors(np.where(items.vectors > 0, np.float32(1), np.float32(-1)), items.offsets)
+            for items in (self.queries, self.documents)
+        )
+        return maxsim_float64(queries, documents)
+
+    def errors(self, scores: ArrayLike, expected: NDArray[np.float64]) -> dict[str, float]:
         """Return the largest differences from `expected`."""
-        difference = np.abs(np.asarray(scores, np.float64).reshape(self.expected.shape) - self.expected)
+        found = np.asarray(scores, np.float64).reshape(expected.shape)
+        difference = np.abs(found - expected)
         return {
-            "max_relative": float((difference / np.abs(self.expected)).max()),
+            "max_relative": float((difference / np.abs(expected)).max()),
             "max_absolute": float(difference.max()),
         }
 
     def contestant(
-        self, engine: str, call: Callable[[], Any], *, library: str = "chamfer", num_threads: int = 1, shape: str = ""
+        self,
+        engine: str,
+        call: Callable[[], Any],
+        *,
+        library: str = "chamfer",
+        num_threads: int = 1,
+        shape: str = "",
+        expected: Callable[[], NDArray[np.float64]] | None = None,
+        num_bytes: int | None = None,
     ) -> Contestant:
-        """Return what times `call`, which must return scores of this case."""
-        queries, documents = self.queries, self.documents
+        """Return what times `call`, which must return scores of this case.
+
+        `expected` makes what to compare them with (of what is stored), `num_bytes` is what the stored documents take,
+        if that is not what chamfer's do.
+        """
+        queries, documents, kind = self.queries, self.documents, STORAGES[self.storage].kind
+        pairs = float(queries.num_tokens) * documents.num_tokens
+        if num_bytes is None:
+            stored = self.operands[1]
+            num_bytes = (stored.vectors if isinstance(stored, TokenVectors) else stored).nbytes
         return Contestant(
             "maxsim",
-            short(documents.dtype),
+            self.storage,
             engine,
             shape or self.shape,
             call,
             items=len(queries) * len(documents),
-            check=self.errors,
+            check=lambda scores: self.errors(scores, self.expected if expected is None else expected()),
             library=library,
-            flops=2.0 * queries.num_tokens * documents.num_tokens * documents.dim,
-            bytes_read=documents.vectors.nbytes,
+            # a counted bit is one operation, a multiply-add two
+            operations={kind: pairs * documents.dim * (1 if kind == "popcount" else 2)},
+            bytes_read=bytes_from(num_bytes),
+            codes=pairs if kind == "popcount" else 0.0,
             num_threads=num_threads,
         )
 
@@ -121,10 +227,11 @@ class FdeCase:
         self,
         engine: str,
         kind: str,
-        encode_documents: Callable[[], NDArray[Any]],
-        encode_queries: Callable[[], NDArray[Any]],
+        encode_documents: Callable[[], Any],
+        encode_queries: Callable[[], Any],
         *,
         library: str = "chamfer",
+        num_threads: int = 1,
         expected: Callable[[TokenVectors, bool], NDArray[np.float64]] | None = None,
     ) -> tuple[Contestant, Contestant]:
         """Return the contestants for documents and for queries of one encoder.
@@ -134,10 +241,11 @@ class FdeCase:
         """
         document_encodings: list[NDArray[Any]] = []  # made once, for both checks
 
-        def check(encodings: NDArray[Any], items: TokenVectors, is_documents: bool) -> dict[str, float]:
+        def check(result: Any, items: TokenVectors, is_documents: bool) -> dict[str, float]:
             if not document_encodings:
-                document_encodings.append(np.asarray(encode_documents()))
-            queries = np.asarray(encode_queries()) if is_documents else np.asarray(encodings)
+                document_encodings.append(dense_encodings(encode_documents()))
+            encodings = dense_encodings(result)
+            queries = dense_encodings(encode_queries()) if is_documents else encodings
             found = (queries @ document_encodings[0].T).argmax(axis=1)
             errors = {"lost_sources": float((found != np.arange(len(found))).mean())}
             if expected is not None:
@@ -149,23 +257,38 @@ class FdeCase:
         def contestant(operation: str, items: TokenVectors, call: Callable[[], Any]) -> Contestant:
             return Contestant(
                 operation,
-                short(items.dtype),
+                "f16" if items.dtype == np.float16 else "f32",
                 engine,
                 f"{len(items)}x{items.lengths[0]}x{items.dim}, "
                 f"R{NUM_REPETITIONS} k{NUM_SIMHASH_PROJECTIONS} d{PROJECTION_DIMENSION}, {kind}",
                 call,
                 items=len(items),
-                check=lambda encodings: check(encodings, items, items is self.documents),
+                check=lambda result: check(result, items, items is self.documents),
                 library=library,
                 # the product that no encoder can avoid; sums and projections are not counted
-                flops=2.0 * items.num_tokens * items.dim * NUM_REPETITIONS * NUM_SIMHASH_PROJECTIONS,
-                bytes_read=items.vectors.nbytes,
+                operations={"fma_f32": 2.0 * items.num_tokens * items.dim * NUM_REPETITIONS * NUM_SIMHASH_PROJECTIONS},
+                bytes_read=bytes_from(items.vectors.nbytes),
+                num_threads=num_threads,
             )
 
         return (
             contestant("fde_documents", self.documents, encode_documents),
             contestant("fde_queries", self.queries, encode_queries),
         )
+
+
+def dense_encodings(encodings: Any) -> NDArray[Any]:
+    """Return encodings of any output as floats: int8 with scales, the signs of bits, compressed sparse rows."""
+    if hasattr(encodings, "scales"):
+        return np.asarray(encodings.codes * encodings.scales[:, None], np.float32)
+    if hasattr(encodings, "indices"):
+        rows = np.repeat(np.arange(len(encodings.offsets) - 1), np.diff(encodings.offsets))
+        dim = NUM_REPETITIONS * 2**NUM_SIMHASH_PROJECTIONS * PROJECTION_DIMENSION
+        dense = np.zeros((len(encodings.offsets) - 1, dim), np.float32)
+        dense[rows, encodings.indices] = encodings.values
+        return dense
+    array = np.asarray(encodings)
+    return np.unpackbits(array, axis=1).astype(np.float32) * 2 - 1 if array.dtype == np.uint8 else array
 
 
 def fde_float64(

@@ -1,12 +1,12 @@
-"""The kernels, one thread: MaxSim and FDE beside NumPy and the peers, what they take of memory, what importing takes.
+"""The kernels, each beside its limit and its peers, one thread: MaxSim over every storage, codes, FDE, memory, import.
 
-Run with `python -m bench kernels --peers`. Within a group all contestants and the roofs take turns, so ratios hold on a
-busy machine while seconds may not.
+Run with `python -m bench kernels --peers`. Within a group all contestants and the loops that measure the core's limits
+take turns, so ratios hold on a busy machine while seconds may not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,16 +20,25 @@ from bench.cases import (
     NUM_REPETITIONS,
     NUM_SIMHASH_PROJECTIONS,
     PROJECTION_DIMENSION,
+    STORAGES,
+    AbsentError,
     FdeCase,
     MaxSimCase,
     astype,
     collection,
     fde_float64,
-    short,
+    isas_of,
+    or_skip,
 )
-from bench.measure import Budget, Contestant, Roofs, measure_group
+from bench.figures import figures
+from bench.measure import Budget, Contestant, measure_group
+from bench.roofline import Roofline
+from bench.searches import HammingCase, K, RerankCase, SdcCase, real_collection
 
 DIM = 128
+
+Group = tuple[str, list[Contestant], str]
+"""Name, contestants, name of the baseline, which is chamfer's best instruction set."""
 
 
 @dataclass(frozen=True)
@@ -38,106 +47,145 @@ class Sizes:
 
     num_documents: int = 1_000
     document_length: int = 180
+    short_length: int = 80
     shortest: int = 60
     longest: int = 300
     query_length: int = 32
     query_lengths: tuple[int, ...] = (5, 32, 33, 48, 100, 160)
     num_queries: int = 16
+    num_batch_queries: int = 64
+    real: str = "scifact"
+    num_real_queries: int = 16
+    num_recall_queries: int = 300
+    num_codes: int = 1_000_000
+    code_size: int = 128
+    sdc_dim: int = 512
+    sdc_bits: int = 4
     fde_items: int = 200
     fde_document_length: int = 120
     memory_items: int = 20_000
     import_rounds: int = 9
+    gemm_size: int = 1024
 
 
 QUICK = Sizes(
     num_documents=20,
     document_length=12,
+    short_length=8,
     shortest=4,
     longest=20,
     query_lengths=(5, 33),
     num_queries=3,
+    num_batch_queries=3,
+    real="mini",
+    num_real_queries=3,
+    num_recall_queries=3,
+    num_codes=2_000,
     fde_items=10,
     fde_document_length=20,
     memory_items=200,
     import_rounds=1,
+    gemm_size=128,
 )
 
 
 def run(*, peers: bool, quick: bool, rounds: int | None, output: Path | None) -> dict[str, Any]:
     """Measure everything, print it, write it; return what was written."""
-    sizes = QUICK if quick else Sizes()
-    budget = Budget(2, 0.0, gemm_size=128, read_bytes=2**20) if quick else Budget(15, 0.02)
-    if rounds is not None:
-        budget = Budget(rounds, budget.min_seconds, budget.gemm_size, budget.read_bytes)
+    sizes, budget = QUICK if quick else Sizes(), Budget.of(quick=quick, rounds=rounds)
     result = record.begin("kernels", {"quick": quick, "peers": peers, "sizes": vars(sizes), "budget": vars(budget)})
-    roofs = Roofs(budget)
+    roofline = Roofline(budget)
     rows: list[dict[str, Any]] = []
-    for group, contestants, baseline in groups(sizes, peers):
-        rows += measure_group(group, contestants, roofs, budget, baseline)
+    skipped: list[dict[str, str]] = []
+    for group, contestants, baseline in groups(sizes, peers, skipped):
+        rows += measure_group(group, contestants, roofline, budget, baseline)
+    rows += recall_rows(sizes)
     rows += processes.memory_rows(sizes.memory_items, sizes.fde_document_length, DIM)
     rows += processes.import_rows(sizes.import_rounds)
-    result |= {"rows": rows, "figures": figures(rows)}
+    result |= {"rows": rows, "skipped": skipped, "figures": figures(rows)}
     record.print_kernels(result)
     record.finish(result, output, None if quick else "kernels")
     return result
 
 
-def groups(sizes: Sizes, with_peers: bool) -> Iterator[tuple[str, list[Contestant], str]]:
-    """Yield (name, contestants, name of the baseline); the baseline is chamfer's best instruction set."""
-    best = ch.best_isa()
+def groups(sizes: Sizes, with_peers: bool, skipped: list[dict[str, str]]) -> Iterator[Group]:
+    """Yield what is measured together; `skipped` takes what cannot be measured here, with the reason."""
+    yield from maxsim_groups(sizes, with_peers)
+    yield from code_groups(sizes, with_peers)
+    yield from exact_groups(sizes, skipped)
+    pairs = encoders(sizes, with_peers)
+    for index, group in enumerate(("fde documents", "fde queries")):
+        contestants = [pair[index] for pair in pairs]
+        yield group, contestants, contestants[0].name
+    for group, contestants in pairs_of_threads(sizes):
+        yield f"two threads, {group}", contestants, contestants[0].name
+
+
+# ── MaxSim ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def maxsim_groups(sizes: Sizes, with_peers: bool) -> Iterator[Group]:
     rng = np.random.default_rng(0)
     query = collection(rng, [sizes.query_length], DIM)
     documents = collection(rng, [sizes.document_length] * sizes.num_documents, DIM)
+    short = collection(rng, [sizes.short_length] * sizes.num_documents, DIM)
+    lengths = rng.integers(sizes.shortest, sizes.longest + 1, sizes.num_documents)
+    ragged = collection(rng, lengths, DIM)
     of_documents = f"{sizes.num_documents}x{sizes.document_length}x{DIM}"
 
-    case = MaxSimCase(query, documents, f"{sizes.query_length}x{DIM}, {of_documents}")
-    contestants = [*single_query(case, with_peers), *single_query(case.with_dtype("float16"), with_peers)]
-    yield "one query", contestants, f"maxsim_f32_{best}[{case.shape}]"
-
-    lengths = rng.integers(sizes.shortest, sizes.longest + 1, sizes.num_documents)
-    shape = f"{sizes.query_length}x{DIM}, {sizes.num_documents}x{sizes.shortest}-{sizes.longest}x{DIM}"
-    case = MaxSimCase(query, collection(rng, lengths, DIM), shape)
-    contestants = [*single_query(case, with_peers), *single_query(case.with_dtype("float16"), with_peers)]
-    yield "one query, ragged documents", contestants, f"maxsim_f32_{best}[{case.shape}]"
+    for group, stored, shape, storages in (
+        ("one query", documents, of_documents, tuple(STORAGES)),
+        ("one query, short documents", short, f"{sizes.num_documents}x{sizes.short_length}x{DIM}", tuple(STORAGES)),
+        (
+            "one query, ragged documents",
+            ragged,
+            f"{sizes.num_documents}x{sizes.shortest}-{sizes.longest}x{DIM}",
+            ("f32", "f16", "bf16", "i8", "1bit"),
+        ),
+    ):
+        case = MaxSimCase(query, stored, f"{sizes.query_length}x{DIM}, {shape}")
+        contestants = every_storage(case, storages, with_peers)
+        if group == "one query":
+            contestants.append(peers.numpy_gemm(sizes.gemm_size))
+        yield group, contestants, _best_name(case)
 
     for length in sizes.query_lengths:
         case = MaxSimCase(collection(rng, [length], DIM), documents, f"{length}x{DIM}, {of_documents}")
-        contestants = [*single_query(case, with_peers, (best,)), chamfer_maxsim(case.with_dtype("float16"), best)]
-        yield f"query of {length} tokens", contestants, f"maxsim_f32_{best}[{case.shape}]"
+        contestants = [chamfer_maxsim(case), *peers.numpy_maxsim(case)]
+        if with_peers:
+            contestants += peers.contestants(peers.MAXSIM_PEERS, case)
+        for storage in ("f16", "bf16", "i8", "1bit"):
+            contestants.append(chamfer_maxsim(case.stored(storage)))
+        yield f"query of {length} tokens", contestants, contestants[0].name
 
     lengths = rng.integers(32, 161, sizes.num_queries)
     shape = f"{sizes.num_queries}x32-160x{DIM}, {of_documents}"
     case = MaxSimCase(collection(rng, lengths, DIM), documents, shape)
-    contestants = [chamfer_maxsim(case, best), chamfer_maxsim(case.with_dtype("float16"), best), numpy_batch(case)]
-    yield "ragged queries", contestants, f"maxsim_f32_{best}[{case.shape}]"
-
-    batch = collection(rng, [sizes.query_length] * sizes.num_queries, DIM)
-    case = MaxSimCase(batch, documents, f"{sizes.num_queries}x{sizes.query_length}x{DIM}, {of_documents}")
-    contestants = [chamfer_maxsim(case, best, num_threads=n) for n in (1, 2)]
-    yield "threads, batch", contestants, contestants[0].name
-    case = MaxSimCase(query, documents, f"{sizes.query_length}x{DIM}, {of_documents}")
-    contestants = [chamfer_maxsim(case, best, num_threads=n) for n in (1, 2)]
-    yield "threads, one query", contestants, contestants[0].name
-
-    for index, group in enumerate(("fde documents", "fde queries")):
-        pairs = encoders(sizes, with_peers)
-        contestants = [pair[index] for pair in pairs]
-        yield group, contestants, contestants[0].name
+    contestants = [chamfer_maxsim(case), chamfer_maxsim(case.stored("f16")), numpy_batch(case)]
+    yield "ragged queries", contestants, contestants[0].name
 
 
-def single_query(case: MaxSimCase, with_peers: bool, isas: tuple[str, ...] = ch.available_isas()) -> list[Contestant]:
-    """Return chamfer on each instruction set, NumPy, and the peers."""
-    contestants = [chamfer_maxsim(case, isa) for isa in isas]
-    contestants += peers.numpy_maxsim(case)
-    if with_peers:
-        contestants += peers.contestants(peers.MAXSIM_PEERS, case)
-    return contestants
+def every_storage(case: MaxSimCase, storages: Iterable[str], with_peers: bool) -> list[Contestant]:
+    """Return, for each storage, chamfer on each instruction set, NumPy, and the peers."""
+    found: list[Contestant] = []
+    for storage in storages:
+        part = case.stored(storage)
+        found += [chamfer_maxsim(part, isa) for isa in isas_of(storage)]
+        found += peers.numpy_maxsim(part)
+        if with_peers:
+            found += peers.contestants(peers.MAXSIM_PEERS, part)
+    return found
 
 
-def chamfer_maxsim(case: MaxSimCase, isa: str, num_threads: int | None = None) -> Contestant:
-    call = partial(ch.maxsim, case.queries, case.documents, num_threads=num_threads or 1, isa=isa)
+def chamfer_maxsim(case: MaxSimCase, isa: str | None = None, num_threads: int | None = None) -> Contestant:
+    """Return chamfer on an instruction set, the storage's best if none is named."""
+    isa = isa or isas_of(case.storage)[-1]
+    call = partial(ch.maxsim, *case.operands, num_threads=num_threads or 1, isa=isa)
     shape = f"{case.shape}, {num_threads} threads" if num_threads else case.shape
     return case.contestant(isa, call, num_threads=num_threads or 1, shape=shape)
+
+
+def _best_name(case: MaxSimCase) -> str:
+    return f"maxsim_{case.storage}_{isas_of(case.storage)[-1]}[{case.shape}]"
 
 
 def numpy_batch(case: MaxSimCase) -> Contestant:
@@ -147,24 +195,131 @@ def numpy_batch(case: MaxSimCase) -> Contestant:
     return case.contestant("numpy-q@d.T", lambda: np.stack([call() for call in calls]), library="numpy")
 
 
+# ── codes, reranking, screening ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def code_groups(sizes: Sizes, with_peers: bool) -> Iterator[Group]:
+    hamming = HammingCase.make(1, sizes.num_codes, sizes.code_size)
+    contestants = [hamming.chamfer(isa) for isa in reversed(isas_of("1bit"))]
+    if with_peers:
+        contestants += peers.contestants(peers.HAMMING_PEERS, hamming)
+    yield "hamming", contestants, contestants[0].name
+
+    sdc = SdcCase.make(1, sizes.num_codes, sizes.sdc_dim, sizes.sdc_bits)
+    contestants = [sdc.chamfer(isa) for isa in reversed(isas_of("i8"))]
+    contestants += [sdc.chamfer_formula(formula, isas_of("i8")[-1]) for formula in ("bitwise", "integer", "table")]
+    if with_peers:
+        contestants += peers.contestants(peers.SDC_PEERS, sdc)
+    yield "sdc", contestants, contestants[0].name
+
+
+def exact_groups(sizes: Sizes, skipped: list[dict[str, str]]) -> Iterator[Group]:
+    """Yield exact scores and the best 10, with screening and without, of all documents and of candidates."""
+    for case in rerank_cases(sizes, skipped):
+        for group, build in (("exact screening", case.screening), ("top 10", case.search), ("rerank", case.rerank)):
+            contestants = [build("f32", isas_of("f32")[-1])]
+            contestants += [build("f32-screened", isa) for isa in reversed(isas_of("i8"))]
+            yield f"{group}, {case.name}", contestants, contestants[0].name
+
+
+def rerank_cases(sizes: Sizes, skipped: list[dict[str, str]]) -> list[RerankCase]:
+    """Return the cases of exact scores: random vectors, which screening can tell apart least, and real ones."""
+
+    def real() -> RerankCase:
+        return RerankCase(*real_collection(sizes.real, sizes.num_real_queries), sizes.real)
+
+    shape = (sizes.num_queries, sizes.query_length, sizes.num_documents, sizes.document_length, DIM)
+    return [RerankCase.synthetic(*shape), *or_skip(skipped, f"exact scores of {sizes.real}", real)]
+
+
+def recall_rows(sizes: Sizes) -> list[dict[str, Any]]:
+    """Return, per storage, how many of the exact top 10 of real queries are among its first 10, 20, 50 and 100."""
+    try:
+        queries, documents = real_collection(sizes.real, sizes.num_recall_queries)
+    except AbsentError:  # told already
+        return []
+    case = MaxSimCase(queries, documents, sizes.real)
+    best = ch.maxsim_topk(queries, documents, K)[1]
+    rows = []
+    for storage in STORAGES:
+        stored = case.stored(storage).operands
+        found = ch.maxsim_topk(*stored, 100)[1]
+        recall = {
+            f"recall@{n}": float(np.mean([np.isin(best[i], found[i, :n]).mean() for i in range(len(best))]))
+            for n in (10, 20, 50, 100)
+        }
+        name = f"recall_{storage}[{len(queries)} queries, {sizes.real}]"
+        bytes_per_token = stored[1].nbytes / documents.num_tokens
+        rows.append({"name": name, "group": "recall", "bytes_per_token": bytes_per_token, **recall})
+    return rows
+
+
+# ── two threads ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def pairs_of_threads(sizes: Sizes) -> Iterator[tuple[str, list[Contestant]]]:
+    """Yield every batch call with one thread and with two."""
+    rng = np.random.default_rng(0)
+    batch = collection(rng, [sizes.query_length] * sizes.num_batch_queries, DIM)
+    documents = collection(rng, [sizes.document_length] * sizes.num_documents, DIM)
+    of_documents = f"{sizes.num_documents}x{sizes.document_length}x{DIM}"
+    case = MaxSimCase(batch, documents, f"{sizes.num_batch_queries}x{sizes.query_length}x{DIM}, {of_documents}")
+    calls: list[tuple[str, Any]] = [
+        (f"maxsim {storage}", partial(chamfer_maxsim, case.stored(storage), None)) for storage in STORAGES
+    ]
+    hamming = HammingCase.make(sizes.num_batch_queries, sizes.num_codes, sizes.code_size)
+    sdc = SdcCase.make(sizes.num_batch_queries, sizes.num_codes, sizes.sdc_dim, sizes.sdc_bits)
+    calls += [
+        ("hamming", partial(hamming.chamfer, isas_of("1bit")[-1])),
+        ("sdc", partial(sdc.chamfer, isas_of("i8")[-1])),
+    ]
+    for rerank in rerank_cases(sizes, []):
+        for storage in ("f32", "f32-screened"):
+            isa = isas_of("f32" if storage == "f32" else "i8")[-1]
+            calls.append((f"top 10 {storage}, {rerank.name}", partial(rerank.search, storage, isa)))
+            calls.append((f"rerank {storage}, {rerank.name}", partial(rerank.rerank, storage, isa)))
+    fde = FdeCase.make(5 * sizes.fde_items, sizes.fde_document_length, _fde_query_length(sizes), DIM)
+    for index, side in enumerate(("documents", "queries")):
+        calls.append((f"fde {side}", lambda n, index=index: chamfer_encoder(fde, "paper", num_threads=n)[index]))
+    for name, build in calls:
+        yield name, [build(num_threads) for num_threads in (1, 2)]
+
+
+# ── fixed-dimensional encodings ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def _fde_query_length(sizes: Sizes) -> int:
+    return min(sizes.query_length, sizes.fde_document_length)
+
+
 def encoders(sizes: Sizes, with_peers: bool) -> list[tuple[Contestant, Contestant]]:
     """Return (documents, queries) contestants, the best instruction set on the paper's layout first."""
-    case = FdeCase.make(
-        sizes.fde_items, sizes.fde_document_length, min(sizes.query_length, sizes.fde_document_length), DIM
-    )
+    case = FdeCase.make(sizes.fde_items, sizes.fde_document_length, _fde_query_length(sizes), DIM)
     half = FdeCase(astype(case.documents, "float16"), astype(case.queries, "float16"))
-    best, pairs = ch.best_isa(), []
+    isas, pairs = isas_of("f32")[::-1], []
     for layout in ("paper", "google"):
-        pairs += [chamfer_encoder(case, layout, isa, center=False) for isa in reversed(ch.available_isas())]
-    pairs.append(chamfer_encoder(case, "paper", best, center=True))
-    pairs.append(chamfer_encoder(half, "paper", best, center=False))
+        pairs += [chamfer_encoder(case, layout, isa) for isa in isas]
+    pairs.append(chamfer_encoder(case, "paper", center=True))
+    pairs.append(chamfer_encoder(half, "paper"))
+    for documents, queries in (("float16", "float16"), ("int8", "int8"), ("bits", "bits"), ("float32", "sparse")):
+        pairs.append(chamfer_encoder(case, "paper", outputs=(documents, queries)))
     if with_peers:
         pairs += peers.contestants(peers.FDE_PEERS, case)
-    pairs.sort(key=lambda pair: pair[0].engine != best)  # stable: the baseline leads
+    pairs.sort(key=lambda pair: pair[0].engine != isas[0])  # stable: the baseline leads
     return pairs
 
 
-def chamfer_encoder(case: FdeCase, layout: Any, isa: str, *, center: bool) -> tuple[Contestant, Contestant]:
+def chamfer_encoder(
+    case: FdeCase,
+    layout: Any,
+    isa: str | None = None,
+    *,
+    center: bool = False,
+    outputs: tuple[str, str] | None = None,
+    num_threads: int | None = None,
+) -> tuple[Contestant, Contestant]:
+    """Return chamfer's (documents, queries), with these outputs instead of float32."""
+    isa = isa or isas_of("f32")[-1]
     encoder = ch.FixedDimensionalEncoder(
         DIM,
         num_repetitions=NUM_REPETITIONS,
@@ -185,45 +340,23 @@ def chamfer_encoder(case: FdeCase, layout: Any, isa: str, *, center: bool) -> tu
         num_simhash_projections=NUM_SIMHASH_PROJECTIONS,
         projection_dimension=PROJECTION_DIMENSION,
     )
+    kind, forms = layout + (", centred" if center else ""), ({}, {})
+    if outputs is not None:
+        kind += f", {outputs[0]} documents, {outputs[1]} queries"
+        forms = tuple({"output": output} for output in outputs)
+    if num_threads is not None:
+        kind += f", {num_threads} threads"
+    arguments: dict[str, Any] = {"num_threads": num_threads or 1, "isa": isa}
     return case.contestants(
         isa,
-        f"{layout}, centred" if center else layout,
-        partial(encoder.encode_documents, case.documents, num_threads=1, isa=isa),
-        partial(encoder.encode_queries, case.queries, num_threads=1, isa=isa),
-        expected=lambda items, is_documents: fde_float64(
+        kind,
+        partial(encoder.encode_documents, case.documents, **arguments, **forms[0]),
+        partial(encoder.encode_queries, case.queries, **arguments, **forms[1]),
+        num_threads=num_threads or 1,
+        # signs alone are no approximation of the numbers
+        expected=None
+        if outputs is not None and outputs[0] == "bits"
+        else lambda items, is_documents: fde_float64(
             items, is_documents, simhash=simhash, projections=projections, layout=layout, mean=means[is_documents]
         ),
     )
-
-
-def figures(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the figures to reach beside what was measured: a library by its fastest way, an absent one not at all."""
-    best = ch.best_isa()
-
-    def of(group: str, **wanted: Any) -> list[dict[str, Any]]:
-        return [r for r in rows if r["group"] == group and all(r[key] == value for key, value in wanted.items())]
-
-    found: list[dict[str, Any]] = []
-
-    def figure(name: str, measured: list[float], op: str, target: float, pick: Any = min) -> None:
-        if measured:
-            value = pick(measured)
-            met = value >= target if op == ">=" else value <= target
-            found.append({"name": name, "measured": value, "target": f"{op} {target:g}", "met": bool(met)})
-
-    for library, target in (("numpy", 2.0), ("maxsim-cpu", 2.5)):
-        rivals = of("one query", library=library, dtype="f32", operation="maxsim", wrong=False)
-        figure(f"maxsim f32: times as fast as {library}", [r["times_baseline"] for r in rivals], ">=", target)
-    chamfer = of("one query", library="chamfer", engine=best)
-    figure("maxsim f32: largest relative error", [r["errors"]["max_relative"] for r in chamfer], "<=", 1e-5, max)
-    half = [r["times_baseline"] for r in chamfer if r["dtype"] == short("float16")]
-    figure("maxsim f16: time as a multiple of f32", half, "<=", 1.0)
-    for group, target in (("fde documents", 100.0), ("fde queries", 60.0)):
-        for layout in ("paper", "google"):
-            mine = of(group, library="chamfer", engine=best, dtype="f32")
-            times = [r["best_us_per_item"] for r in mine if r["shape"].endswith(f", {layout}")]
-            figure(f"{group}, {layout}: us each (best)", times, "<=", target)
-    memory = [r["extra_bytes"] / 1e6 for r in of("memory") if r["extra_bytes"] is not None]
-    figure("fde documents: MB beyond input and output", memory, "<=", 64.0, max)
-    figure("import chamfer: s (median)", [r["median_seconds"] for r in of("import", name="import_chamfer")], "<=", 0.25)
-    return found

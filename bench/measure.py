@@ -6,23 +6,25 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
+if TYPE_CHECKING:
+    from bench.roofline import Roofline
+
 Item = TypeVar("Item")
 
-_GEMM_SIZE = 1024
-_MIN_READ_BYTES = 256 * 2**20
 # A relative error from which an answer is no answer; its contestant is timed once and compared with nobody.
 _WRONG = 0.2
 
-_L3_SIZE_FILE = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
 @dataclass
@@ -34,11 +36,13 @@ class Contestant:
             set of chamfer, or another library.
         call: does the work once and returns its result.
         check: takes that result, once, and returns how wrong it is, by name.
-        library: whose it is.
+        library: whose it is; "limit" for the loops of roofline.py.
         items: documents scored or sets encoded by one call.
-        flops: multiplications and additions of the formula; 0 if there is none.
-        bytes_read: bytes of input that one call reads.
-        num_threads: threads of the call; its compute roof is so many times that of one.
+        operations: what the formula asks for, by the kind of instruction that does it fastest (roofline.COMPUTE), in
+            what that kind counts.
+        bytes_read: bytes of input that one call reads, by where they lie (roofline.MEMORY).
+        codes: pairs of a query's code and a stored code that one call compares; 0 if that is not what it does.
+        num_threads: threads of the call; its limits are so many times those of one.
     """
 
     operation: str
@@ -49,14 +53,25 @@ class Contestant:
     items: int
     check: Callable[[Any], dict[str, float]] = field(default=lambda _: {})
     library: str = "chamfer"
-    flops: float = 0.0
-    bytes_read: float = 0.0
+    operations: Mapping[str, float] = field(default_factory=dict)
+    bytes_read: Mapping[str, float] = field(default_factory=dict)
+    codes: float = 0.0
     num_threads: int = 1
 
     @property
     def name(self) -> str:
         """The row's name."""
         return f"{self.operation}_{self.dtype}_{self.engine}[{self.shape}]"
+
+    def rate(self, seconds: float) -> tuple[float, str]:
+        """Return how fast a call of so many seconds is, in 10^9 a second, and the unit."""
+        operations, num_bytes = sum(self.operations.values()), sum(self.bytes_read.values())
+        if self.codes:
+            return self.codes / seconds / 1e9, "Gcodes/s"
+        if operations:
+            (kind,) = self.operations
+            return operations / seconds / 1e9, {"dot_i8": "Gop/s", "popcount": "Gbit/s"}.get(kind, "GFLOP/s")
+        return num_bytes / seconds / 1e9, "GB/s"
 
 
 @dataclass(frozen=True)
@@ -65,49 +80,31 @@ class Budget:
 
     rounds: int
     min_seconds: float
-    gemm_size: int = _GEMM_SIZE
-    read_bytes: int = 0  # 0: larger than the last cache
+    peak_rounds: int = 100_000
+    read_bytes: int = 0  # at most so many for a loop that reads; 0: as large as its cache asks for
+
+    @classmethod
+    def of(cls, *, quick: bool, rounds: int | None) -> Budget:
+        """Return the usual budget, or that of a quick run; with so many rounds."""
+        usual = cls(2, 0.0, peak_rounds=1_000, read_bytes=2**20) if quick else cls(15, 0.02)
+        return usual if rounds is None else replace(usual, rounds=rounds)
 
 
-class Roofs:
-    """What this core could do at best, measured by NumPy: float32 products (BLAS) and reading memory (BLAS dot)."""
-
-    def __init__(self, budget: Budget) -> None:
-        size = budget.gemm_size
-        square = np.random.default_rng(0).random((size, size), np.float32)
-        product = np.empty_like(square)
-        buffer = np.ones((budget.read_bytes or max(_MIN_READ_BYTES, 4 * last_cache_bytes())) // 4, np.float32)
-        self.contestants = [
-            Contestant(
-                "roof",
-                "f32",
-                "sgemm",
-                f"{size}x{size}x{size}",
-                lambda: np.matmul(square, square, out=product),
-                items=1,
-                library="numpy",
-                flops=2.0 * size**3,
-            ),
-            Contestant(
-                "roof",
-                "f32",
-                "read",
-                f"{buffer.nbytes >> 20} MiB",
-                lambda: np.dot(buffer, buffer),
-                items=1,
-                library="numpy",
-                bytes_read=buffer.nbytes,
-            ),
-        ]
+def cache_bytes(level: int) -> int:
+    """Return the size of this core's data cache of a level, or a usual size where the system does not tell."""
+    with suppress(OSError, ValueError):
+        for index in sorted(_CACHES.glob("index*")):
+            if int((index / "level").read_text()) == level and (index / "type").read_text().strip() != "Instruction":
+                text = (index / "size").read_text().strip()
+                return int(text.rstrip("KMG")) * {"K": 2**10, "M": 2**20, "G": 2**30}.get(text[-1], 1)
+    return {1: 32 * 2**10, 2: 2**20}.get(level, 32 * 2**20)
 
 
-def last_cache_bytes() -> int:
-    """Return the size of the last-level cache, or 32 MiB where the system does not tell."""
-    try:
-        text = _L3_SIZE_FILE.read_text().strip()
-        return int(text.rstrip("KMG")) * {"K": 2**10, "M": 2**20, "G": 2**30}.get(text[-1], 1)
-    except (OSError, ValueError):
-        return 32 * 2**20
+def bytes_from(num_bytes: float) -> dict[str, float]:
+    """Return where a call's input lies if it is read once and again at each call: the nearest place that holds it."""
+    if num_bytes <= cache_bytes(2):
+        return {"l2": num_bytes}
+    return {"l3" if num_bytes <= cache_bytes(3) else "dram": num_bytes}
 
 
 def round_robin(calls: Mapping[str, Callable[[], Any]], budget: Budget, title: str) -> dict[str, NDArray[np.float64]]:
@@ -144,34 +141,31 @@ def _once(call: Callable[[], Any]) -> NDArray[np.float64]:
 
 
 def measure_group(
-    group: str, contestants: list[Contestant], roofs: Roofs, budget: Budget, baseline: str
+    group: str, contestants: list[Contestant], roofline: Roofline, budget: Budget, baseline: str
 ) -> list[dict[str, Any]]:
-    """Time contestants and roofs by turns and return one row for each.
+    """Time contestants by turns with the loops that bound them, and return one row for each of both.
 
     Args:
         group: name of the comparison.
         contestants: what to time.
-        roofs: timed in the same rounds.
+        roofline: whose loops are timed in the same rounds.
         budget: how long.
         baseline: name of the contestant that the others' `times_baseline` refers to.
     """
     errors = {c.name: c.check(c.call()) for c in contestants}
     wrong = {c.name for c in contestants if errors[c.name].get("max_relative", 0.0) > _WRONG}
-    for roof in roofs.contestants:
-        roof.call()
-    gemm, read = roofs.contestants
-    right = [c for c in [*contestants, *roofs.contestants] if c.name not in wrong]
+    yardsticks = roofline.yardsticks(contestants)
+    for yardstick in yardsticks:
+        yardstick.call()
+    right = [c for c in [*contestants, *yardsticks] if c.name not in wrong]
     seconds = round_robin({c.name: c.call for c in right}, budget, group)
     seconds |= {c.name: _once(c.call) for c in contestants if c.name in wrong}
-    gemm_rate, read_rate = gemm.flops / seconds[gemm.name], read.bytes_read / seconds[read.name]
     rows = []
-    for c in [*contestants, *roofs.contestants]:
+    for c in [*contestants, *yardsticks]:
         mine = seconds[c.name]
-        compute = c.flops / (gemm_rate * c.num_threads)
-        # what fits the last cache need not come from memory
-        memory = (c.bytes_read if c.bytes_read > last_cache_bytes() else 0) / read_rate
-        bound = np.maximum(compute, memory)
+        limit, bound = roofline.limit(c, seconds) or (None, None)
         ratios = mine / seconds[baseline]
+        rate, unit = c.rate(float(mine.min()))
         rows.append(
             {
                 "name": c.name,
@@ -187,12 +181,13 @@ def measure_group(
                 "median_seconds": float(np.median(mine)),
                 "best_us_per_item": float(mine.min() / c.items * 1e6),
                 "median_us_per_item": float(np.median(mine) / c.items * 1e6),
-                "flops": c.flops,
-                "bytes_read": c.bytes_read,
-                "gflops": float(c.flops / mine.min() / 1e9),
-                "gbytes_per_second": float(c.bytes_read / mine.min() / 1e9),
-                "limit": ("compute" if np.median(compute) >= np.median(memory) else "memory") if bound.any() else None,
-                "fraction_of_limit": float(np.median(bound / mine)) if bound.any() else None,
+                "operations": dict(c.operations),
+                "bytes_read": dict(c.bytes_read),
+                "rate": rate,
+                "unit": unit,
+                "limit": limit,
+                "limit_us_per_item": None if bound is None else float(np.median(bound) / c.items * 1e6),
+                "fraction_of_limit": None if bound is None else float(np.median(bound / mine)),
                 "times_baseline": float(np.median(ratios)),
                 "times_baseline_range": [float(ratios.min()), float(ratios.max())],
                 "baseline": baseline,

@@ -18,7 +18,7 @@ from rich.table import Table
 
 import chamfer as ch
 from bench import BLAS_SETTINGS, ONE_THREAD, peers, removed_settings
-from bench.measure import last_cache_bytes
+from bench.measure import cache_bytes
 
 _ROOT = Path(__file__).parent.parent
 _RESULTS = Path(__file__).parent / "results"
@@ -44,7 +44,7 @@ def begin(command: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Return the head of a result: what ran, on what, of which versions, beside how much load."""
     return {
         "format": "chamfer-bench",
-        "version": 1,
+        "version": 2,
         # Paths end at their last part: where somebody keeps data is no part of a result.
         "command": f"python -m bench {' '.join([command, *(Path(part).name for part in sys.argv[2:])])}",
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -72,7 +72,7 @@ def environment() -> dict[str, Any]:
         "cpu_family_model": f"{_cpu_info('cpu family')}/{_cpu_info('model')}",
         "cpu_flags": sorted(_TELLING_FLAGS & set((_cpu_info("flags") or _cpu_info("Features")).split())),
         "num_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "last_cache_bytes": last_cache_bytes(),
+        "cache_bytes": {f"l{level}": cache_bytes(level) for level in (1, 2, 3)},
         "system": f"{platform.system()} {platform.machine()}",
         "available_isas": list(ch.available_isas()),
         "best_isa": ch.best_isa(),
@@ -84,7 +84,6 @@ def environment() -> dict[str, Any]:
         "numpy": np.__version__,
         "numpy_blas": f"{blas.get('name')} {blas.get('version')}",
         "numpy_blas_kernels": _openblas_kernels(),
-        "faiss": peers.version("faiss-cpu"),
         "peers": peers.versions(),
         "thread_settings": {name: os.environ.get(name) for name in ONE_THREAD},
         "blas_settings": {name: os.environ.get(name) for name in BLAS_SETTINGS},
@@ -147,8 +146,8 @@ def print_kernels(result: dict[str, Any]) -> None:
     out = console()
     print_head(result, out)
     table = Table()
-    table.add_column("operation_dtype_engine\\[shape]", overflow="fold")
-    for title in ("best us/item", "median", "GFLOP/s", "of BLAS/read", "x baseline", "worst error"):
+    table.add_column("operation_dtype_isa\\[shape]", overflow="fold")
+    for title in ("best us/item", "median", "rate", "of its limit", "x baseline", "worst error"):
         table.add_column(title, justify="right")
     group = None
     for row in result["rows"]:
@@ -157,27 +156,52 @@ def print_kernels(result: dict[str, Any]) -> None:
         if group not in (None, row["group"]):
             table.add_section()
         group = row["group"]
-        errors = row["errors"]
-        error = [f"{errors['max_relative']:.0e}"] if "max_relative" in errors else []
-        error += [f"{errors['lost_sources']:.0%} lost"] if "lost_sources" in errors else []
-        error += ["[bold red]WRONG[/]"] if row["wrong"] else []
         fraction = row["fraction_of_limit"]
         table.add_row(
             row["name"].replace("[", "\\["),
             f"{row['best_us_per_item']:.4g}",
             f"{row['median_us_per_item']:.4g}",
-            f"{row['gflops']:.1f}" if row["flops"] else f"{row['gbytes_per_second']:.1f} GB/s",
+            f"{row['rate']:.4g} {row['unit']}",
             "-" if fraction is None else f"{fraction:.0%} {row['limit']}",
             f"{row['times_baseline']:.2f}",
-            " ".join(error),
+            _error(row),
         )
     out.print(table)
     for row in result["rows"]:
+        if row["group"] == "recall":
+            found = ", ".join(f"{value:.3f} @{n.removeprefix('recall@')}" for n, value in row.items() if "@" in n)
+            out.print(f"{row['name']}: {row['bytes_per_token']:.0f} bytes a token, {found} of the top 10", markup=False)
         if row["group"] == "memory" and row["extra_bytes"] is not None:
             out.print(f"{row['name']}: {row['extra_bytes'] / 1e6:.1f} MB beyond input and output", markup=False)
         if row["group"] == "import":
             out.print(f"{row['name']}: median {row['median_seconds']:.3f} s, best {row['best_seconds']:.3f} s")
+    for skip in result["skipped"]:
+        out.print(f"skipped: {skip['name']}: {skip['reason']}", markup=False)
     print_figures(result, out)
+
+
+def _error(row: dict[str, Any]) -> str:
+    """Return the errors that a reader looks for; an absolute one goes beside a relative one in the file only."""
+    names = {"max_relative": "", "lost_sources": "lost", "differing_scores": "differ"}
+    names |= {"wrong_distances": "wrong", "lost_neighbours": "lost"}
+    found = [
+        f"{value:.0e}" if name == "max_relative" else f"{value:.0%} {names[name]}"
+        for name, value in row["errors"].items()
+        if name in names
+    ]
+    return " ".join(found + (["[bold red]WRONG[/]"] if row["wrong"] else []))
+
+
+def print_peaks(result: dict[str, Any]) -> None:
+    out = console()
+    print_head(result, out)
+    table = Table("loop", title="What this core can do at best")
+    for title in ("median", "best", "unit"):
+        table.add_column(title, justify="left" if title == "unit" else "right")
+    for row in result["rows"]:
+        name = row["name"].replace("[", "\\[")
+        table.add_row(name, f"{row['median_rate']:.1f}", f"{row['best_rate']:.1f}", row["unit"])
+    out.print(table)
 
 
 def print_figures(result: dict[str, Any], out: Console) -> None:

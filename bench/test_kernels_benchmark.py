@@ -35,17 +35,17 @@ def run(benchmark: Any, contestant: Contestant) -> None:
 
 
 @pytest.mark.parametrize("isa", ch.available_isas())
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("storage", ["f32", "f16"])
 @pytest.mark.parametrize("query_length", [5, 32, 100])
-def test_maxsim(benchmark: Any, query_length: int, dtype: str, isa: str) -> None:
-    run(benchmark, chamfer_maxsim(maxsim_case(100, query_length).with_dtype(dtype), isa))
+def test_maxsim(benchmark: Any, query_length: int, storage: str, isa: str) -> None:
+    run(benchmark, chamfer_maxsim(maxsim_case(100, query_length).stored(storage), isa))
 
 
 @pytest.mark.parametrize("isa", ch.available_isas())
 @pytest.mark.parametrize("layout", ["paper", "google"])
 @pytest.mark.parametrize("side", ["documents", "queries"])
 def test_fde(benchmark: Any, side: str, layout: str, isa: str) -> None:
-    pair = chamfer_encoder(FdeCase.make(20, 120, 32, DIM), layout, isa, center=False)
+    pair = chamfer_encoder(FdeCase.make(20, 120, 32, DIM), layout, isa)
     run(benchmark, pair[side == "queries"])
 
 
