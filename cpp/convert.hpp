@@ -3,7 +3,6 @@
 // Every instruction set gives the same bits. Numbers must be finite; others give unspecified codes, but are safe.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
@@ -43,20 +42,5 @@ struct RowsOut {
 
 // Converts num_rows rows of out.width numbers. Returns the first row with a number too large for a half, or -1.
 int64_t convert_rows(const float* rows, size_t num_rows, const Threads& num_threads, Isa isa, const RowsOut& out);
-
-// The lowest of the rows that threads report.
-class LowestRow {
-public:
-    void report(size_t row) {
-        int64_t lowest = lowest_.load();
-        const auto candidate = static_cast<int64_t>(row);
-        while ((lowest < 0 || candidate < lowest) && !lowest_.compare_exchange_weak(lowest, candidate)) {
-        }
-    }
-    int64_t get() const { return lowest_.load(); }  // -1: none
-
-private:
-    std::atomic<int64_t> lowest_{-1};
-};
 
 }  // namespace chamfer

@@ -166,9 +166,10 @@ size_t next_document(const std::vector<Candidate>& group, size_t i) {
 class BestOfQueries {
 public:
     BestOfQueries(size_t num_queries, size_t k) : best_(num_queries, TopK(k)), locks_(num_queries) {}
-    void push(size_t query, float score, size_t document) {
+    // The scores of documents first_document, first_document + 1, ...
+    void push(size_t query, const float* scores, size_t num_scores, size_t first_document) {
         const std::lock_guard lock(locks_[query]);
-        best_[query].push(score, static_cast<int64_t>(document));
+        for (size_t i = 0; i < num_scores; ++i) best_[query].push(scores[i], static_cast<int64_t>(first_document + i));
     }
     void write(const Threads& num_threads, size_t k, float* scores, int64_t* rows) {
         parallel_for(best_.size(), num_threads,
@@ -301,8 +302,8 @@ void maxsim_topk(const MaxSimInput& input, size_t k, float* scores, int64_t* row
         std::vector<float> found(num_queries * num_documents);
         for (size_t document = begin; document < end; ++document)
             worker.score(batch, document, document + 1, found.data() + document - begin, num_documents);
-        for (size_t i = 0; i < found.size(); ++i)
-            best.push(batch.begin + i / num_documents, found[i], begin + i % num_documents);
+        for (size_t i = 0; i < num_queries; ++i)
+            best.push(batch.begin + i, found.data() + i * num_documents, num_documents, begin);
     });
     best.write(input.num_threads, k, scores, rows);
 }
@@ -336,7 +337,7 @@ void maxsim_topk_candidates(const MaxSimInput& input, const int64_t* candidates,
             const auto [document, query, position] = group[i];
             float score;
             worker.score({query, query + 1}, document, next_document(group, i), &score, 1);
-            best.push(query, score, document);
+            best.push(query, &score, 1, document);
         }
     });
     best.write(input.num_threads, k, scores, rows);

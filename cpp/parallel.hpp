@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <functional>
 #include <mutex>
@@ -56,5 +57,20 @@ void parallel_for(size_t n, const Threads& threads, F&& f) {
     for (auto& thread : spawned) thread.join();
     if (error) std::rethrow_exception(error);
 }
+
+// The lowest of the rows that threads report.
+class LowestRow {
+public:
+    void report(size_t row) {
+        int64_t lowest = lowest_.load();
+        const auto candidate = static_cast<int64_t>(row);
+        while ((lowest < 0 || candidate < lowest) && !lowest_.compare_exchange_weak(lowest, candidate)) {
+        }
+    }
+    int64_t get() const { return lowest_.load(); }  // -1: none
+
+private:
+    std::atomic<int64_t> lowest_{-1};
+};
 
 }  // namespace chamfer

@@ -1,7 +1,6 @@
 #include "ragged.hpp"
 
 #include <algorithm>
-#include <atomic>
 
 #include "parallel.hpp"
 
@@ -23,7 +22,7 @@ int64_t first_row_out_of_range(const void* vectors, Dtype dtype, size_t num_rows
     constexpr size_t kRowsAtATime = 4096;
     constexpr uint32_t kFloatExponent = 0x7f800000, kTwoToThe50 = (127 + 50) << 23;
     constexpr uint16_t kHalfExponent = 0x7c00;
-    std::atomic<int64_t> first{-1};
+    LowestRow first;
     const auto row_is_bad = [&](size_t row, size_t rows) {
         return dtype == Dtype::float32 ? any_out_of_range(static_cast<const uint32_t*>(vectors) + row * dim, rows * dim,
                                                           kFloatExponent, kTwoToThe50)
@@ -35,14 +34,10 @@ int64_t first_row_out_of_range(const void* vectors, Dtype dtype, size_t num_rows
         if (!row_is_bad(begin, rows)) return;
         for (size_t row = begin; row < begin + rows; ++row) {
             if (!row_is_bad(row, 1)) continue;
-            int64_t seen = first;
-            while ((seen < 0 || static_cast<int64_t>(row) < seen) &&
-                   !first.compare_exchange_weak(seen, static_cast<int64_t>(row))) {
-            }
-            return;
+            return first.report(row);
         }
     });
-    return first;
+    return first.get();
 }
 
 }  // namespace chamfer
