@@ -46,6 +46,7 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
     bind_collections(module);
     bind_maxsim(module);
     bind_fde(module);
+    bind_features(module);
     bind_peaks(module);
     bind_binary(module);
 }

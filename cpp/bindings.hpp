@@ -126,6 +126,7 @@ struct Collection {
 void bind_collections(py::module_& module);
 void bind_maxsim(py::module_& module);
 void bind_fde(py::module_& module);
+void bind_features(py::module_& module);
 void bind_peaks(py::module_& module);
 void bind_binary(py::module_& module);
 

@@ -143,6 +143,26 @@ def ball_carving(query, threshold):
     return np.array(sums).reshape(-1, query.shape[1])
 
 
+# ── learned features: LEMUR (arXiv 2601.21853), one hidden layer summed over a query ────────────────────────────────
+
+
+def smooth_gelu(z):
+    """Return z times a gate that rises as a cubic from 0 at -2.5 to 1 at 2.5."""
+    t = np.clip(0.4 * z, -1.0, 1.0)
+    return z * (0.5 + t * (0.75 - t * t / 4))
+
+
+def sum_features(vectors, weights, center):
+    """Σ_x h(W x) - center over the vectors of one item, shape (num_features,); zeros for an empty item."""
+    products = vectors.astype(np.float64) @ weights.astype(np.float64).T
+    return (smooth_gelu(products) - center.astype(np.float64)).sum(axis=0)
+
+
+def project(rows, matrix):
+    """Return the inner products of all rows and all rows of the matrix."""
+    return rows.astype(np.float64) @ matrix.astype(np.float64).T
+
+
 # ── forms of encodings ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -162,6 +182,25 @@ def sparse_rows(rows, touched):
     """Return values, columns and offsets of a CSR matrix that lists the columns touched, zeros there too."""
     row, columns = np.nonzero(touched)
     return rows[row, columns], columns, np.searchsorted(row, np.arange(len(rows) + 1))
+
+
+# ── learned encodings: LEMUR (arXiv 2601.21853), section 3; rows of sets and what they weigh are chamfer's own ──────
+
+
+def features(vectors, weights, center):
+    """φ(x): h(<w, x>) - center, h(z) = z (t (0.75 - 0.25 t²) + 0.5), t = 0.4 z from -1 to 1; and a 1."""
+    z = vectors.astype(np.float64) @ weights.astype(np.float64).T
+    t = np.clip(0.4 * z, -1, 1)
+    return np.column_stack([z * (t * (0.75 - 0.25 * t**2) + 0.5) - center, np.ones(len(z))])
+
+
+def ridge_regression(phi, targets, offsets, set_weight=0.3, ridge=1e-4):
+    """Return A and b of A w = b: rows are φ of each vector and √w times their sum over each set, targets alike."""
+    sums, target_sums = (np.add.reduceat(x, offsets[:-1], axis=0) for x in (phi, targets))
+    rows = np.concatenate([phi, np.sqrt(set_weight) * sums])
+    right = np.concatenate([targets, np.sqrt(set_weight) * target_sums])
+    a = rows.T @ rows
+    return a + ridge * np.mean(np.diag(a)[:-1]) * np.eye(len(a)), rows.T @ right
 
 
 # ── binary codes: Hamming distance; recurrent codes and SDC, BEBR (arXiv 2302.08714) ────────────────────────────────

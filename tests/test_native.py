@@ -94,7 +94,7 @@ def test_neon_meets_the_definitions_and_gives_the_bits_of_this_machine(
     assert arm_fixed.keys() == {"matrices google", "matrices paper"} | encoded
     assert arm_fixed == native_fixed
     exact = {"hamming", "sdc", "integers", "codes8", "codes4", "codes2", "codes1", "bits"}
-    fused = {"products", "scores", "screened", "bfloat16"}
+    fused = {"products", "scores", "screened", "features", "bfloat16"}
     assert arm_kernels.keys() == exact | fused
     for kind, hashes in arm_kernels.items():
         assert {"neon", "neon_dotprod"} <= hashes.keys(), "the emulator's CPU has dot products"

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "fde.hpp"
+#include "features.hpp"
 #include "fixtures.hpp"
 #include "hamming.hpp"
 #include "maxsim.hpp"
@@ -202,6 +203,23 @@ Hash digest_screened(Isa isa) {
     return hash;
 }
 
+Hash digest_features(Isa isa) {
+    Random random(31);
+    const size_t dim = 97, num_features = 150;
+    const Ragged items(random, {32, 0, 1, 1, 270}, dim, true);
+    const Exact<float> weights(random.numbers(num_features * dim)), center(random.numbers(num_features));
+    Exact<float> sums(5 * num_features), projected(5 * 70);
+    const FeatureMap features(weights.data(), center.data(), num_features, dim, isa);
+    features.sum(items.view(Dtype::float16), 2, sums.data());
+    const Ragged matrix(random, {70}, 1500, true);
+    const Exact<float> rows(random.numbers(5 * 1500));
+    project(rows.data(), 5, 1500, matrix.halves->data(), Dtype::float16, 70, 2, isa, projected.data());
+    Hash hash;
+    hash.add(sums);
+    hash.add(projected);
+    return hash;
+}
+
 Hash digest_matrices(bool google) {
     Hash hash;
     for (const uint32_t seed : {0U, 1U, 42U, 0xffffffffU}) {
@@ -240,6 +258,7 @@ void write_digest(const char* path) {
         write("products", name, digest_products(isa));
         write("scores", name, digest_scores(isa));
         write("screened", name, digest_screened(isa));
+        write("features", name, digest_features(isa));
         if (isa == Isa::avx512_bf16) continue;  // has an instruction that rounds otherwise
         write("bfloat16", name, digest_storage(isa, Dtype::bfloat16, false).scores);
     }
@@ -303,6 +322,8 @@ int main(int argc, char** argv) {
         {"fde", [&] { test_fde(isas); }},
         {"project_signs", [&] { std::for_each(isas.begin(), isas.end(), test_project_signs); }},
         {"google's encodings", [&] { std::for_each(isas.begin(), isas.end(), test_google_encoding); }},
+        {"sum_features", [&] { test_sum_features(isas); }},
+        {"project", [&] { std::for_each(isas.begin(), isas.end(), test_project); }},
         {"hamming", [&] { test_hamming(isas); }},
         {"sdc", [&] { test_sdc(isas); }},
         {"select", [&] { std::for_each(isas.begin(), isas.end(), test_select); }},

@@ -208,6 +208,10 @@ void test_project_signs(Isa isa);
 void test_google_encoding(Isa isa);
 void test_random_streams();
 
+// features_test.cpp
+void test_sum_features(const std::vector<Isa>& isas);
+void test_project(Isa isa);
+
 // binary_test.cpp
 void test_hamming(const std::vector<Isa>& isas);
 void test_sdc(const std::vector<Isa>& isas);

@@ -88,6 +88,9 @@ def project_signs(
     num_threads: int,
     isa: str,
 ) -> Float32Array: ...
+
+# out[i, j] = <rows[i], matrix[j]>, float16 numbers converted exactly; the same bits for a row alone and among others.
+def project(rows: Float32Array, matrix: FloatArray, *, isa: str, num_threads: int) -> Float32Array: ...
 def convert_rows(rows: Float32Array, *, output: DenseOutput, num_threads: int, isa: str) -> ConvertedRows: ...
 def hamming_topk(
     query_codes: UInt8Array, codes: UInt8Array, k: int, *, num_threads: int, isa: str
@@ -177,3 +180,9 @@ class FdeEncoder:
         documents: bool,
         num_threads: int,
     ) -> tuple[Float32Array, Int32Array, Int64Array]: ...
+
+class FeatureMap:
+    def __init__(self, weights: Float32Array, center: Float32Array, *, isa: str) -> None: ...
+    # Of each item, the sum over its vectors x of h(weights @ x) - center, h(z) = z * (0.5 + t * (0.75 - t * t / 4)),
+    # t = clip(0.4 * z, -1, 1).
+    def sum(self, items: Collection, *, num_threads: int) -> Float32Array: ...
