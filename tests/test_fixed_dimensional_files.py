@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chamfer import CorruptIndexError, FixedDimensionalEncoder
-from chamfer.reducers import encoder_files
+from chamfer import CorruptIndexError, FixedDimensionalEncoder, _archives
 from samples import positive_vectors, unit_vectors
 
 SMALL = {"num_repetitions": 2, "num_simhash_projections": 2, "projection_dimension": 3}
@@ -54,7 +53,7 @@ def rewrite(path, header=None, parameters=None, **arrays):
     changed = {name: value for name, value in changed.items() if value is not None}
     kept = {name: array for name, array in (old_arrays | arrays).items() if array is not None}
     if header is None or "checksum" not in header:
-        changed["checksum"] = encoder_files._checksum(changed.get("parameters"), kept)
+        changed["checksum"] = _archives._checksum(changed.get("parameters"), kept)
     np.savez(path, header=np.array(json.dumps(changed)), **kept)
 
 

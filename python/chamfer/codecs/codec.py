@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chamfer import _core
+from chamfer._archives import read_archive, write_archive
 from chamfer._runtime import check_positive_int, resolve_num_threads
+from chamfer.codecs.code_files import (
+    codebook_of_parts,
+    codebook_parts,
+    codes_of_parts,
+    codes_parts,
+    same_codebook,
+)
 from chamfer.codecs.token_codes import Codebook, TokenCodes
+from chamfer.errors import CorruptIndexError
 from chamfer.token_vectors import TokenVectors, TokenVectorsLike, as_token_vectors
 
 _BITS = {"float16": 16, "bfloat16": 16, "int8": 8, "scalar:4": 4, "scalar:2": 2, "binary": 1}
@@ -27,6 +39,9 @@ _NORMAL_LEVELS = {
 # How much finer 8-bit codes are along the common direction. With 3, the tokens that a screen cannot rule out are fewest
 # on SciFact (2 and 5 leave a tenth more), and the exact top 10 is kept best.
 _STRETCH = 3.0
+
+_FORMAT = "chamfer.Codec"
+_FORMAT_VERSION = 1
 
 _MAX_FIT_TOKENS = 2**18
 _BLOCK_TOKENS = 2**14
@@ -85,6 +100,13 @@ class Codec:
             raise ValueError(f"dim: expected at most 65536, got {dim}")
         self._codebook = None if name in _FITTED else _plain_codebook(_BITS[name], self.dim)
         self._query_codebook: Codebook | None = None
+
+    @classmethod
+    def _int8(cls, center: NDArray[np.float32], direction: NDArray[np.float32]) -> Codec:
+        """Return a fitted codec of 8 bits."""
+        self = cls("int8", len(center))
+        self._codebook = replace(_plain_codebook(8, len(center), center), direction=direction, stretch=_STRETCH)
+        return self
 
     def fit(self, documents: TokenVectorsLike, queries: TokenVectorsLike | None = None) -> Codec:
         """Take mean, common direction and spread from a collection; "float16" and "bfloat16" need no fit.
@@ -206,6 +228,82 @@ class Codec:
             vectors[block] = _decode_block(codes, block)
         return TokenVectors._trusted(vectors, codes.offsets)
 
+    # ── files ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def save(self, path: str | os.PathLike[str], codes: TokenCodes | TokenVectors | None = None) -> None:
+        """Write the codec, fitted or not, to one file, atomically; codes of its own may go with it.
+
+        Args:
+            path: the file, an .npz of any name; replaced if it exists.
+            codes: what `encode` of this codec returned, to be read by `load_codes`. None writes the codec only.
+
+        Raises:
+            TypeError: codes are no codes.
+            ValueError: codes are of another codec, or of another fit.
+            OSError: the disk is full or not writable; a file that was there is still there.
+        """
+        parameters: dict[str, Any] = {"name": self.name, "dim": self.dim, "holds_codes": codes is not None}
+        arrays: dict[str, NDArray[Any]] = {}
+        for part, book in (("codebook", self._codebook), ("query_codebook", self._query_codebook)):
+            parameters[part] = None
+            if book is not None:
+                parameters[part], of_book = codebook_parts(book, f"{part}_")
+                arrays |= of_book
+        if codes is not None:
+            self._check_own(codes)
+            arrays |= codes_parts(codes)
+        write_archive(Path(path), _FORMAT, _FORMAT_VERSION, parameters, arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Codec:
+        """Read a codec that `save` wrote; it gives the same codes. Codes in the file are left aside.
+
+        Args:
+            path: the file given to `save`.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            CorruptIndexError: the file is damaged (parameters and arrays carry a checksum) or not a codec.
+            ValueError: a newer chamfer wrote it.
+        """
+        return cls._read(Path(path))[0]
+
+    @classmethod
+    def _read(cls, path: Path) -> tuple[Codec, TokenCodes | TokenVectors | None]:
+        parameters, arrays = read_archive(path, _FORMAT, _FORMAT_VERSION)
+        codes = None
+        try:
+            self = cls(parameters["name"], parameters["dim"])
+            books: dict[str, Codebook | None] = {"codebook": None, "query_codebook": None}
+            for part in books:
+                if parameters[part] is not None:
+                    books[part] = codebook_of_parts(parameters[part], arrays, f"{part}_", _BITS[self.name], self.dim)
+            book = books["codebook"]
+            fits = book is not None or self.name in _FITTED
+            if not fits or (books["query_codebook"] is not None) != (self.name == "binary" and book is not None):
+                raise ValueError("its codebooks do not fit")
+            self._codebook, self._query_codebook = book, books["query_codebook"]
+            if parameters["holds_codes"]:
+                codes = codes_of_parts(arrays, self._fitted_codebook(), self.dim, halves=self.name == "float16")
+            if arrays:
+                raise ValueError(f"arrays that nothing needs: {', '.join(arrays)}")
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptIndexError(f"{path}: its contents do not fit together ({error})") from None
+        return self, codes
+
+    def _check_own(self, codes: TokenCodes | TokenVectors) -> None:
+        if not isinstance(codes, (TokenCodes, TokenVectors)):
+            raise TypeError(f"codes: expected what encode returned, got {type(codes).__name__}")
+        book = self._fitted_codebook()
+        if isinstance(codes, TokenVectors):
+            own = self.name == "float16" and codes.dtype == np.float16 and codes.dim == self.dim
+        else:
+            own = self.name != "float16" and codes.dim == self.dim and same_codebook(codes._codebook, book)
+        if not own:
+            raise ValueError(f"codes: expected codes that this codec made, {self!r}, got {codes!r}")
+
+    # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
     def __repr__(self) -> str:
         return f"Codec({self.name!r}, {self.dim}{'' if self._codebook is not None else ', not fitted'})"
 
@@ -232,6 +330,25 @@ class Codec:
         if self._codebook is None:
             raise ValueError(f"codec {self.name!r} is not fitted: call fit(documents) first")
         return self._codebook
+
+
+def load_codes(path: str | os.PathLike[str]) -> tuple[Codec, TokenCodes | TokenVectors]:
+    """Read a codec and its codes, as `Codec.save(path, codes)` wrote them.
+
+    Args:
+        path: the file given to `save`.
+
+    Returns:
+        The codec, and its codes: TokenCodes; of "float16", TokenVectors.
+
+    Raises:
+        FileNotFoundError, CorruptIndexError: as `Codec.load`.
+        ValueError: a newer chamfer wrote it, or the file holds a codec only.
+    """
+    read, codes = Codec._read(Path(path))
+    if codes is None:
+        raise ValueError(f"{path}: expected codes beside the codec, got none; write them by codec.save(path, codes)")
+    return read, codes
 
 
 def _plain_codebook(bits: int, dim: int, center: NDArray[np.float32] | None = None) -> Codebook:

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chamfer import _core
+from chamfer._archives import read_archive, write_archive
 from chamfer._runtime import check_positive_int, resolve_isa, resolve_num_threads
 from chamfer.errors import CorruptIndexError
-from chamfer.reducers.encoder_files import read_encoder, write_encoder
 from chamfer.reducers.encodings import (
     DenseOutput,
     Encodings,
@@ -28,6 +28,9 @@ from chamfer.token_vectors import TokenVectors, TokenVectorsLike, as_token_vecto
 
 # Numbers of an encoding; a document then takes up to 8 GB, far past any use, and every size fits the core's arithmetic.
 _MAX_ENCODING_DIMENSION = 2**31
+
+_FORMAT = "chamfer.FixedDimensionalEncoder"
+_FORMAT_VERSION = 1
 
 # Bytes of encodings that wait for the paper's final projection.
 _FINAL_BATCH_BYTES = 16 * 2**20
@@ -309,7 +312,7 @@ class FixedDimensionalEncoder:
         arrays: dict[str, NDArray[Any]] = dict(self._matrices)
         if self._document_mean is not None and self._query_mean is not None:
             arrays |= {"document_mean": self._document_mean, "query_mean": self._query_mean}
-        write_encoder(Path(path), self._parameters, arrays)
+        write_archive(Path(path), _FORMAT, _FORMAT_VERSION, self._parameters, arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FixedDimensionalEncoder:
@@ -323,7 +326,7 @@ class FixedDimensionalEncoder:
             CorruptIndexError: the file is damaged (parameters and arrays carry a checksum) or not an encoder.
             ValueError: a newer chamfer wrote it.
         """
-        parameters, arrays = read_encoder(Path(path))
+        parameters, arrays = read_archive(Path(path), _FORMAT, _FORMAT_VERSION)
         self = cls.__new__(cls)
         try:
             self._set_parameters(**parameters)

@@ -1,4 +1,4 @@
-"""The file of a FixedDimensionalEncoder: parameters and arrays in an .npz, under a checksum."""
+"""Archives: parameters and arrays in one .npz, under a format name, a version and a checksum."""
 
 from __future__ import annotations
 
@@ -13,15 +13,22 @@ from numpy.typing import NDArray
 from chamfer._files import replace_file
 from chamfer.errors import CorruptIndexError
 
-_FORMAT = "chamfer.FixedDimensionalEncoder"
-_FORMAT_VERSION = 1
 
+def write_archive(
+    path: Path, format_name: str, version: int, parameters: dict[str, Any], arrays: dict[str, NDArray[Any]]
+) -> None:
+    """Write parameters, arrays, their checksum and the format to one file, atomically.
 
-def write_encoder(path: Path, parameters: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
-    """Write parameters, arrays, their checksum and the format version to one file, atomically."""
+    Args:
+        path: the file, replaced if it exists.
+        format_name: what the file holds, such as "chamfer.Codec".
+        version: of that format.
+        parameters: what JSON can hold.
+        arrays: by name; any but "header".
+    """
     header = {
-        "format": _FORMAT,
-        "version": _FORMAT_VERSION,
+        "format": format_name,
+        "version": version,
         "parameters": parameters,
         "checksum": _checksum(parameters, arrays),
     }
@@ -29,22 +36,23 @@ def write_encoder(path: Path, parameters: dict[str, Any], arrays: dict[str, NDAr
         np.savez(file, **{"header": np.array(json.dumps(header)), **arrays})  # type: ignore[arg-type]
 
 
-def read_encoder(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Return parameters and arrays that `write_encoder` wrote, with the checksum verified and nothing else.
+def read_archive(path: Path, format_name: str, version: int) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Return parameters and arrays that `write_archive` wrote, with the checksum verified and nothing else.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CorruptIndexError: the file is damaged, or not an encoder.
+        CorruptIndexError: the file is damaged, or of another format.
         ValueError: a newer chamfer wrote it.
     """
     with path.open("rb") as stream:
         try:
-            header, arrays = _read_npz(stream)
-            version = int(header["version"])
+            header, arrays = _read_npz(stream, format_name)
+            found = int(header["version"])
         except Exception as error:  # zipfile and NumPy raise a dozen kinds for damaged bytes
-            raise CorruptIndexError(f"{path}: damaged, or not a saved FixedDimensionalEncoder ({error})") from None
-    if version != _FORMAT_VERSION:
-        raise ValueError(f"{path}: format version {version}, this chamfer reads {_FORMAT_VERSION}; upgrade chamfer")
+            kind = format_name.removeprefix("chamfer.")
+            raise CorruptIndexError(f"{path}: damaged, or not a saved {kind} ({error})") from None
+    if found != version:
+        raise ValueError(f"{path}: format version {found}, this chamfer reads {version}; upgrade chamfer")
     try:
         intact = _checksum(header["parameters"], arrays) == header["checksum"]
     except (ValueError, KeyError, TypeError) as error:
@@ -57,15 +65,16 @@ def read_encoder(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
 def _checksum(parameters: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> str:
     digest = hashlib.blake2b(json.dumps(parameters, sort_keys=True).encode(), digest_size=16)
     for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
         digest.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}".encode())
-        digest.update(arrays[name].tobytes())
+        digest.update(array.reshape(-1).view(np.uint8).data)  # not tobytes, which copies: codes may take gigabytes
     return digest.hexdigest()
 
 
-def _read_npz(stream: IO[bytes]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+def _read_npz(stream: IO[bytes], format_name: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     with np.load(stream, allow_pickle=False) as file:
         header = json.loads(str(file["header"]))
         arrays = {name: np.ascontiguousarray(file[name]) for name in file.files if name != "header"}
-    if header["format"] != _FORMAT:
+    if header["format"] != format_name:
         raise ValueError(f"its format is {header['format']!r}")
     return header, arrays
