@@ -1,0 +1,5 @@
+"""Training with torch: what is learned here leaves as NumPy arrays, and the engine uses it without torch."""
+
+from chamfer.training.features import fit_features
+
+__all__ = ["fit_features"]
