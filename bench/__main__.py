@@ -15,24 +15,31 @@ def main() -> None:
     kernels = commands.add_parser("kernels", help="MaxSim and FDE kernels, memory, import time")
     kernels.add_argument("--peers", action="store_true", help="also the peers that are installed, see bench/peers.py")
     roofline = commands.add_parser("roofline", help="what this core can do at best: arithmetic and reading")
-    picture = commands.add_parser("picture", help="draw docs/kernels.png from bench/results/kernels.json")
-    picture.add_argument("--results", type=Path, help="another JSON file of `kernels`")
-    picture.add_argument("--output", type=Path, help="another PNG file")
+    picture = commands.add_parser("picture", help="draw docs/kernels.png and docs/search.png from bench/results")
+    picture.add_argument("--results", type=Path, nargs="+", help="other JSON files, of `kernels` or of `search`")
+    picture.add_argument("--output", type=Path, help="another PNG file, if one picture is drawn")
     search = commands.add_parser(
         "search",
-        help="recall and speed of whole searches",
+        help="whole search systems on the same vectors",
         description=bench.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    search.add_argument("data", type=Path, metavar="DATA", help="folder of a collection, laid out as above")
+    search.add_argument("data", type=Path, nargs="+", metavar="DATA", help="folders laid out as above, or demo")
+    search.add_argument("--peers", action="store_true", help="also the peers that are installed, see above")
+    search.add_argument("--only", nargs="+", metavar="NAME", help="only systems whose name contains one of these")
+    search.add_argument("--peer-python", metavar="PATTERN", help=f"instead of ${bench.PEER_PYTHON}, see above")
+    search.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="to search with (default 1 2)")
     search.add_argument("--num-queries", type=int, help="only the first so many queries")
-    search.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="of the stored documents")
+    search.add_argument("--point-seconds", type=float, help="of searches at one point; then it is asked no more (60)")
+    search.add_argument("--build-seconds", type=float, default=1800, help="to build one system (default 1800)")
     for command in (kernels, roofline):
         command.add_argument("--rounds", type=int, help="times that everything is measured (default 15, quick 2)")
     for command in (kernels, roofline, search):
         command.add_argument("--quick", action="store_true", help="tiny: to try the code, the numbers mean nothing")
         command.add_argument(
-            "--output", type=Path, help="JSON file (default in bench/results; quick and roofline: none)"
+            "--output",
+            type=Path,
+            help="JSON file (default in bench/results; quick, only and roofline: none); of several DATA a folder",
         )
         command.add_argument(
             "--keep-blas-settings",

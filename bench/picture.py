@@ -1,4 +1,7 @@
-"""MaxSim over every storage beside the peers as a picture, from the results of `python -m bench kernels --peers`."""
+"""Pictures from the results in bench/results: of `search` (bench/search_picture.py), and of `kernels --peers`, here.
+
+That of `kernels` shows MaxSim over every storage beside the peers.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bench import search_picture
+
 _ROOT = Path(__file__).parent.parent
+_RESULTS = _ROOT / "bench" / "results"
 _GROUP = "one query"
 _TITLES = {
     "f32": "float32",
@@ -55,12 +61,23 @@ def _fraction(row: dict[str, Any]) -> str:
     return f"{row['fraction_of_limit']:.0%} of {_LIMITS.get(limit, f'reading {limit.upper()}')}"
 
 
-def run(*, results: Path | None, output: Path | None) -> None:
-    """Draw the picture."""
+def run(*, results: list[Path] | None, output: Path | None) -> None:
+    """Draw the picture of these results, or both pictures from all there are."""
+    paths = results or [_RESULTS / "kernels.json", *sorted(_RESULTS.glob("search_*.json"))]
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    searches = [result for result in found if "systems" in result]
+    for result in found:
+        if "search" not in result["command"]:
+            draw(result, output)
+    if searches:
+        search_picture.draw(searches, output)
+
+
+def draw(result: dict[str, Any], output: Path | None) -> None:
+    """Draw the bars of `kernels`."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
 
-    result = json.loads((results or _ROOT / "bench" / "results" / "kernels.json").read_text(encoding="utf-8"))
     storages = bars(result["rows"])
     if not storages:
         raise SystemExit(f"the results have no group {_GROUP!r}: run python -m bench kernels --peers")

@@ -50,13 +50,13 @@ def begin(command: str, settings: dict[str, Any]) -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "environment": environment(),
         "settings": settings,
-        "load_before": _load(),
+        "load_before": load_average(),
     }
 
 
 def finish(result: dict[str, Any], output: Path | None, default: str | None) -> None:
     """Write the result to `output`, or by its default name in bench/results; neither: nowhere."""
-    result["load_after"] = _load()
+    result["load_after"] = load_average()
     if output is None and default is not None:
         output = _RESULTS / f"{default}.json"
     if output is not None:
@@ -119,7 +119,7 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def _load() -> list[float] | None:
+def load_average() -> list[float] | None:
     """Load averages over 1, 5 and 15 minutes; this run counts as one."""
     return list(os.getloadavg()) if hasattr(os, "getloadavg") else None
 
@@ -138,7 +138,7 @@ def print_head(result: dict[str, Any], out: Console) -> None:
     absent = [name for name, version in e["peers"].items() if version == "not installed"]
     blas = f"{e['numpy_blas']}, kernels for {e['numpy_blas_kernels']}"
     out.print(f"numpy {e['numpy']} ({blas}), load {result['load_before']}, one thread unless a row says more")
-    if absent:
+    if absent and "systems" not in result:
         out.print(f"peers not installed: {', '.join(absent)}")
 
 

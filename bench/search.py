@@ -1,259 +1,284 @@
-"""Recall and speed of a whole search on real token vectors.
+"""Whole search systems on the same vectors in one run: recall, milliseconds, memory, and what it takes to build them.
 
-DATA is laid out as bench/__init__.py says. Encodings of 20 repetitions, 5 hyperplanes, 16 dims: as published
-(center=False) and centred, in both layouts. R10@N is the share of the exact MaxSim top 10 among the N documents with
-the highest inner product of encodings.
+Each system builds, and then searches, in a process of its own with a number of threads that it cannot exceed (see
+bench/worker.py). Searches are timed by turns, a few queries each, so that what slows the machine down for a while slows
+all of them. What is found is compared with the exact answer, chamfer's, which the tests compare with float64.
 """
 
 from __future__ import annotations
 
-import time
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.table import Table
 
 import chamfer as ch
-from bench import record
-from bench.cases import NUM_REPETITIONS, NUM_SIMHASH_PROJECTIONS, PROJECTION_DIMENSION
-from bench.data import Data, load
+from bench import PEER_PYTHON, record
+from bench.data import Data, load, write_files
 from bench.measure import progress
+from bench.search_picture import draw
+from bench.search_results import DEPTH, K, figures, print_search, row_of
+from bench.systems import OURS
+from bench.systems_peers import PEERS, SYSTEMS
+from bench.worker import THREAD_SETTINGS, Worker, WorkerError, cpus
 
-K = 10
-NUM_CANDIDATES = (100, 500)
-_NUMPY_QUERIES = 5
+_QUERIES_A_TURN = 10
+_BATCH_TURNS = 3
+_ANSWER_SECONDS = 300.0  # within which a system must have answered any one request of a search
 
 
-def run(*, data: Path, num_queries: int | None, dtype: str, quick: bool, output: Path | None) -> dict[str, Any]:
-    """Measure everything, print it, write it; return what was written."""
-    name = data.resolve().name
-    if quick:
-        num_queries = min(num_queries or 10, 10)
-    settings = {"data": name, "num_queries": num_queries, "dtype": dtype, "quick": quick, "k": K}
+@dataclass(frozen=True)
+class Options:
+    """What is measured, how long.
+
+    Attributes:
+        names: the systems.
+        threads: numbers of threads to search with.
+        python: pattern of a peer's Python, see bench/__init__.py.
+        point_seconds: a point that has searched for so long, with so many threads, is asked no further queries.
+        build_seconds: a system that has not built within so long is given up.
+        quick: two points a system, few queries.
+    """
+
+    names: list[str]
+    threads: list[int]
+    python: str | None
+    point_seconds: float
+    build_seconds: float
+    quick: bool
+
+
+@dataclass
+class Point:
+    """One system at one operating point, with so many threads: what it has answered so far."""
+
+    system: str
+    arguments: dict[str, Any]
+    num_threads: int
+    seconds: dict[int, list[float]] = field(default_factory=lambda: {K: [], DEPTH: []})
+    rows: dict[int, list[list[int]]] = field(default_factory=lambda: {K: [], DEPTH: []})
+    queries: list[int] = field(default_factory=list)
+    warm_seconds: float = 0.0
+    batch_seconds: list[float] = field(default_factory=list)
+
+    def warm(self, worker: Worker) -> None:
+        """Let code and caches get warm, and see how long a search takes."""
+        for _ in range(2):
+            answer = worker.ask("search", _ANSWER_SECONDS, point=self.arguments, queries=[0], k=K)
+            (self.warm_seconds,) = answer["seconds"]
+
+    def take(self, worker: Worker, queries: list[int], limit: float) -> None:
+        """Ask these queries, one at a time, for the best few and for many; as many as fit into so many seconds in all.
+
+        A point has one query at least, however slow.
+        """
+        fitting = int((limit - self.spent()) / (2 * self.warm_seconds))
+        asked = queries[: fitting if self.queries else max(1, fitting)]
+        if not asked:
+            return
+        request = {"point": self.arguments, "queries": asked}
+        answers = {k: worker.ask("search", _ANSWER_SECONDS, k=k, **request) for k in (K, DEPTH)}
+        for k, answer in answers.items():  # all or nothing: a system may fail between the two
+            self.seconds[k] += answer["seconds"]
+            self.rows[k] += answer["rows"]
+        self.queries += asked
+
+    def spent(self) -> float:
+        """Return the seconds of all searches so far."""
+        return sum(map(sum, self.seconds.values()))
+
+
+def run(
+    *,
+    data: list[Path],
+    peers: bool,
+    only: list[str] | None,
+    peer_python: str | None,
+    threads: list[int],
+    num_queries: int | None,
+    point_seconds: float | None,
+    build_seconds: float,
+    quick: bool,
+    output: Path | None,
+) -> list[dict[str, Any]]:
+    """Measure every collection, print each, write it, and draw all; return the results.
+
+    Without `output` a whole run goes to where the repository keeps results; a quick one, or of some systems, nowhere.
+    """
+    if output is not None and len(data) > 1 and output.suffix:
+        raise SystemExit(f"--output: expected a folder for {len(data)} collections, got {output.name}")
+    names = [name for name in (SYSTEMS if peers else OURS) if not only or any(x.lower() in name.lower() for x in only)]
+    seconds = point_seconds or (1.0 if quick else 60.0)
+    options = Options(names, threads, peer_python or os.environ.get(PEER_PYTHON), seconds, build_seconds, quick)
+    results = []
+    for folder in data:
+        name = folder.resolve().name
+        result = compare(load(folder, min(num_queries or 10, 10) if quick else num_queries), name, options)
+        print_search(result)
+        path = output / f"search_{name}.json" if output is not None and len(data) > 1 else output
+        record.finish(result, path, None if quick or only else f"search_{name}")
+        results.append(result)
+    drawn = [result for result in results if result["rows"]]
+    if drawn and not quick and find_spec("matplotlib") and (output is not None or not only):
+        several = output / "search.png" if output is not None and len(data) > 1 else None
+        draw(drawn, several if output is None or several else output.with_suffix(".png"))
+    return results
+
+
+def compare(data: Data, name: str, options: Options) -> dict[str, Any]:
+    """Build all systems on one collection, search with them by turns, and return the result."""
+    settings: dict[str, Any] = {"data": name, "k": K, "depth": DEPTH, **asdict(options)}
+    del settings["python"]
+    settings |= {"build_threads": build_threads(options), "thread_settings": THREAD_SETTINGS}
     result = record.begin("search", settings)
-    collection = load(data, dtype, num_queries)
-    result["shapes"] = {
-        "num_documents": len(collection.documents),
-        "num_tokens": collection.documents.num_tokens,
-        "dim": collection.documents.dim,
-        "num_queries": len(collection.queries),
-        "query_lengths": [int(collection.queries.lengths.min()), int(collection.queries.lengths.max())],
-        "sample_queries": len(collection.sample_queries),
-        "queries_mean_from": "test queries" if collection.sample_queries is collection.queries else "queries.train",
-    }
-    exact_rows = ch.maxsim_topk(collection.queries, collection.documents, K)[1]
-    result["exact"] = measure_exact(collection, exact_rows)
-    rows = []
-    for layout, center in [("paper", True)] if quick else [(x, y) for x in ("paper", "google") for y in (False, True)]:
-        title = f"fde {layout}, {'centred' if center else 'as published'}"
-        rows.append(
-            {
-                "name": title,
-                "layout": layout,
-                "center": center,
-                **measure_index(collection, exact_rows, fitted_encoder(collection, layout, center), title),
-            }
-        )
-    result |= {"rows": rows, "figures": figures(rows)}
-    print_search(result)
-    record.finish(result, output, None if quick else f"search_{name}")
+    result["shapes"] = shapes(data)
+    exact = ch.maxsim_topk(data.queries, data.documents, DEPTH)[1]
+    with tempfile.TemporaryDirectory(prefix="chamfer-bench-") as scratch, ExitStack() as stack:
+        race = Race(Path(scratch), options)
+        stack.callback(race.stop)
+        write_files(data, race.data)
+        for system in progress(options.names, f"{name}: build"):
+            race.build(system)
+        result["loads"] = []
+        for num_threads in options.threads:
+            load = {"threads": num_threads, "cpus": len(cpus(num_threads)), "before": record.load_average()}
+            race.search(num_threads, len(data.queries))
+            result["loads"].append(load | {"after": record.load_average()})
+    result |= {"systems": race.systems, "skipped": race.skipped}
+    result["rows"] = [row_of(point, race.systems[point.system], data, exact) for point in race.points if point.queries]
+    result["figures"] = figures(result["rows"])
     return result
 
 
-def fitted_encoder(data: Data, layout: Any, center: bool) -> ch.FixedDimensionalEncoder:
-    """Return the encoder of one row, fitted."""
-    encoder = ch.FixedDimensionalEncoder(
-        data.documents.dim,
-        num_repetitions=NUM_REPETITIONS,
-        num_simhash_projections=NUM_SIMHASH_PROJECTIONS,
-        projection_dimension=PROJECTION_DIMENSION,
-        layout=layout,
-        center=center,
-    )
-    return encoder.fit(data.documents, data.sample_queries) if center else encoder
-
-
-# ── measurements ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def measure_exact(data: Data, exact_rows: NDArray[np.int64]) -> dict[str, Any]:
-    """Time exact search over all documents, chamfer and NumPy by turns, query by query, one thread."""
-    seconds: dict[str, list[float]] = {"chamfer": [], "numpy": []}
-    flat = data.documents.vectors.astype(np.float32, copy=False)
-
-    def numpy_search(query: NDArray[Any]) -> NDArray[Any]:
-        scores = np.maximum.reduceat(query @ flat.T, data.documents.offsets[:-1], axis=1).sum(axis=0)
-        return np.argsort(-scores, kind="stable")[:K]
-
-    some = min(len(data.queries), _NUMPY_QUERIES)
-    for i in progress(range(some), "exact search, chamfer and NumPy"):
-        query = data.queries.select([i])
-        seconds["chamfer"].append(_seconds(lambda: ch.maxsim_topk(query, data.documents, K, num_threads=1)))  # noqa: B023
-        seconds["numpy"].append(_seconds(lambda: numpy_search(query[0])))  # noqa: B023
-    begin = time.perf_counter()
-    ch.maxsim_topk(data.queries, data.documents, K, num_threads=1)
-    batch = (time.perf_counter() - begin) / len(data.queries)
+def shapes(data: Data) -> dict[str, Any]:
+    """Return the sizes that a result depends on."""
     return {
-        "ms_per_query": float(np.median(seconds["chamfer"]) * 1e3),
-        "ms_per_query_in_batch": batch * 1e3,
-        "numpy_ms_per_query": float(np.median(seconds["numpy"]) * 1e3),
-        "times_as_fast_as_numpy": float(np.median(np.divide(seconds["numpy"], seconds["chamfer"]))),
-        "num_timed_queries": some,
-        f"ndcg@{K}": ndcg(data, [[data.document_ids[row] for row in rows if row >= 0] for rows in exact_rows]),
+        "num_documents": len(data.documents),
+        "num_tokens": data.documents.num_tokens,
+        "dim": data.documents.dim,
+        "num_queries": len(data.queries),
+        "query_lengths": [int(data.queries.lengths.min()), int(data.queries.lengths.max())],
+        "sample_queries": 0 if data.sample_queries is None else len(data.sample_queries),
+        "sample_from": data.sample_from,
     }
 
 
-def measure_index(
-    data: Data, exact_rows: NDArray[np.int64], encoder: ch.FixedDimensionalEncoder, title: str
-) -> dict[str, Any]:
-    """Build one index, search it by turns in all settings, and compare with the exact answer."""
-    begin = time.perf_counter()
-    encodings = encoder.encode_documents(data.documents, num_threads=1)
-    encode_us = (time.perf_counter() - begin) / len(data.documents) * 1e6
-    scores = encoder.encode_queries(data.queries, num_threads=1) @ encodings.T
-    order = np.argsort(-scores, axis=1, kind="stable")
-    recall = {f"R{K}@{n}": overlap(order[:, :n], exact_rows) for n in NUM_CANDIDATES}
-    encoding_bytes = encodings.nbytes
-    del encodings, scores
-
-    begin = time.perf_counter()
-    index = ch.Index.build(data.documents, data.document_ids, reducer=encoder)
-    build_seconds = time.perf_counter() - begin
-    single: dict[int, list[float]] = {n: [] for n in NUM_CANDIDATES}
-    stages: dict[int, list[dict[str, float]]] = {n: [] for n in NUM_CANDIDATES}
-    index.search(data.queries.select([0]), K, num_threads=1)
-    for i in progress(range(len(data.queries)), title):
-        query = data.queries.select([i])
-        for n in NUM_CANDIDATES:
-            begin = time.perf_counter()
-            found = index.search(query, K, num_candidates=n, num_threads=1)
-            single[n].append(time.perf_counter() - begin)
-            stages[n].append(dict(found.timings))
-    exact_ids = np.array(data.document_ids, object)[exact_rows]
-    exact_ids[exact_rows < 0] = None
-    searches = []
-    for n in NUM_CANDIDATES:
-        batches = {threads: _search(index, data, n, threads) for threads in (1, 2)}
-        one, two = batches[1][1], batches[2][1]
-        assert (one.ids == two.ids).all(), f"{title}: ids differ between 1 and 2 threads"
-        assert (one.scores == two.scores).all(), f"{title}: scores differ between 1 and 2 threads"
-        searches.append(
-            {
-                "num_candidates": n,
-                f"recall@{K}": overlap(one.ids, exact_ids),
-                f"ndcg@{K}": ndcg(data, one.ids.tolist()),
-                "median_ms": float(np.median(single[n]) * 1e3),
-                "p99_ms": float(np.percentile(single[n], 99) * 1e3),
-                "stage_median_ms": {
-                    stage: float(np.median([timings[stage] for timings in stages[n]]) * 1e3) for stage in stages[n][0]
-                },
-                "kept": dict(one.kept),
-                "batch_ms_per_query": {str(threads): seconds * 1e3 for threads, (seconds, _) in batches.items()},
-                "same_with_two_threads": True,
-            }
-        )
-    return {
-        **recall,
-        "encode_documents_us": encode_us,
-        "build_seconds": build_seconds,
-        "bytes_per_token": index.stats()["bytes_per_token"],
-        "encoding_bytes_per_document": encoding_bytes / len(data.documents),
-        "candidates": index.stats()["candidates"],
-        "searches": searches,
-    }
+def build_threads(options: Options) -> int:
+    """Return the threads that indexes are built with: the most that are searched with and that have a CPU each."""
+    return len(cpus(max(options.threads)))
 
 
-def _search(index: Any, data: Data, num_candidates: int, num_threads: int) -> tuple[float, Any]:
-    begin = time.perf_counter()
-    found = index.search(data.queries, K, num_candidates=num_candidates, num_threads=num_threads)
-    return (time.perf_counter() - begin) / len(data.queries), found
+def _tell(text: str) -> None:
+    """Say how far a run is, which takes the better part of an hour."""
+    print(text, file=sys.stderr, flush=True)
 
 
-def _seconds(call: Any) -> float:
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
+def python_of(system: str, pattern: str | None) -> str:
+    """Return the Python of a peer's environment, if the pattern names one that is there, otherwise this one."""
+    peer = SYSTEMS[system]().peer if system in PEERS else ""
+    own = Path(pattern.replace("{name}", peer)).absolute() if pattern and peer else None
+    return str(own) if own is not None and own.exists() else sys.executable
 
 
-def overlap(found: NDArray[Any], wanted: NDArray[Any]) -> float:
-    """Return the mean share of each row of `wanted` that is in that row of `found`; -1 and None do not count."""
-    shares = []
-    for mine, exact in zip(found.tolist(), wanted.tolist(), strict=True):
-        there = {item for item in exact if item not in (-1, None)}
-        shares.append(len(there & set(mine)) / len(there))
-    return float(np.mean(shares))
+def turns(num_queries: int) -> list[list[int]]:
+    """Return all queries in a random order that is always the same, a few at a time."""
+    order: NDArray[np.int64] = np.random.default_rng(0).permutation(num_queries)
+    return [order[i : i + _QUERIES_A_TURN].tolist() for i in range(0, num_queries, _QUERIES_A_TURN)]
 
 
-def ndcg(data: Data, ids: list[list[str]]) -> float | None:
-    """Return nDCG@10 over the judged queries by ir-measures; None without judgements or without ir-measures."""
-    try:
-        import ir_measures
-    except ImportError:
-        return None
-    if not data.qrels:
-        return None
-    run = {
-        query: {document: float(-rank) for rank, document in enumerate(found) if document is not None}
-        for query, found in zip(data.query_ids, ids, strict=True)
-    }
-    return float(ir_measures.calc_aggregate([ir_measures.nDCG @ K], data.qrels, run)[ir_measures.nDCG @ K])
+class Race:
+    """Systems on one collection; one that fails is out from there on, and its name and reason are kept.
 
+    Attributes:
+        data: folder for the collection's files.
+        systems: what building and opening told of each system that was built.
+        points: what they answered.
+        skipped: names and reasons.
+    """
 
-def figures(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the figures to reach on SciFact beside what was measured here."""
-    centred = [row for row in rows if row["center"]]
-    found = []
-    for name, values, target in (
-        (f"centred FDE, the worse layout: R{K}@100", [row[f"R{K}@100"] for row in centred], 0.78),
-        (
-            f"Index.search, centred, rerank of 500, the worse layout: recall@{K}",
-            [s[f"recall@{K}"] for row in centred for s in row["searches"] if s["num_candidates"] == 500],
-            0.94,
-        ),
-    ):
-        if values:
-            worst = min(values)
-            found.append({"name": name, "measured": worst, "target": f">= {target}", "met": worst >= target})
-    return found
+    def __init__(self, folder: Path, options: Options) -> None:
+        self.data = folder / "data"
+        self.systems: dict[str, dict[str, Any]] = {}
+        self.points: list[Point] = []
+        self.skipped: list[dict[str, str]] = []
+        self._folder, self._options = folder, options
+        self._workers: dict[str, Worker] = {}
 
+    @contextmanager
+    def _worker(self, system: str, title: str) -> Iterator[Worker]:
+        """Give a system's process; if it fails, end it and keep the reason."""
+        try:
+            yield self._workers[system]
+        except WorkerError as error:
+            self._workers.pop(system).close()
+            self.skipped.append({"name": title, "reason": str(error)})
+            _tell(f"{title}: {error}")
 
-def print_search(result: dict[str, Any]) -> None:
-    out = record.console()
-    record.print_head(result, out)
-    out.print(f"{result['settings']['data']}: {result['shapes']}")
-    table = Table()
-    for title in ("reducer", f"R{K}@100", f"R{K}@500", "rerank", f"recall@{K}", f"nDCG@{K}", "ms median", "p99"):
-        table.add_column(title, justify="left" if title == "reducer" else "right")
-    for title in ("ms in batch", "B/token vectors", "+ candidates", "build s"):
-        table.add_column(title, justify="right")
+    def _start(self, system: str, num_threads: int) -> None:
+        folder = self._folder / system.replace(" ", "_").replace(",", "")
+        self._workers[system] = Worker(python_of(system, self._options.python), system, self.data, folder, num_threads)
 
-    def number(value: float | None, digits: int) -> str:
-        return "-" if value is None else f"{value:.{digits}f}"
+    def stop(self) -> None:
+        """End all processes."""
+        for system in list(self._workers):
+            self._workers.pop(system).close()
 
-    for row in result["rows"]:
-        stored = row["bytes_per_token"]
-        for i, s in enumerate(row["searches"]):
-            head = [row["name"], number(row[f"R{K}@100"], 3), number(row[f"R{K}@500"], 3)] if i == 0 else [""] * 3
-            tail = [number(v, 1) for v in (*stored.values(), row["build_seconds"])] if i == 0 else [""] * 3
-            table.add_row(
-                *head,
-                str(s["num_candidates"]),
-                number(s[f"recall@{K}"], 3),
-                number(s[f"ndcg@{K}"], 3),
-                number(s["median_ms"], 2),
-                number(s["p99_ms"], 2),
-                number(s["batch_ms_per_query"]["1"], 2),
-                *tail,
-            )
-    exact = result["exact"]
-    table.add_row(
-        *["exact MaxSim", "1.000", "1.000", "all", "1.000", number(exact[f"ndcg@{K}"], 3)],
-        *[number(exact["ms_per_query"], 2), "-", number(exact["ms_per_query_in_batch"], 2), "", "", ""],
-    )
-    table.add_row(
-        "exact MaxSim, NumPy", *["1.000", "1.000", "all", "1.000", "", number(exact["numpy_ms_per_query"], 2)]
-    )
-    out.print(table)
-    record.print_figures(result, out)
+    def build(self, system: str) -> None:
+        """Build a system's index."""
+        self._start(system, build_threads(self._options))
+        with self._worker(system, system) as worker:
+            self.systems[system] = worker.ask("build", self._options.build_seconds)
+            _tell(f"{system}: built in {self.systems[system]['build_seconds']:.1f} s")
+        self.stop()
+
+    def search(self, num_threads: int, num_queries: int) -> None:
+        """Search by turns with every system that was built, at all its points."""
+        points: dict[str, list[Point]] = {}
+        with_batch: list[str] = []
+        titles = {system: f"{system}, {num_threads} threads" for system in self.systems}
+        for system, title in titles.items():
+            self._start(system, num_threads)
+            with self._worker(system, title) as worker:
+                opened = worker.ask("open", _ANSWER_SECONDS)
+                self.systems[system].setdefault("open_seconds", {})[str(num_threads)] = opened["open_seconds"]
+                points[system] = [Point(system, arguments, num_threads) for arguments in opened["points"]]
+                if self._options.quick:
+                    points[system] = points[system][:1] + points[system][1:][-1:]
+                for point in points[system]:
+                    point.warm(worker)
+                with_batch += [system] if opened["has_batch"] else []
+        for turn, queries in enumerate(progress(turns(num_queries), f"searches, {num_threads} threads")):
+            for system in self._in_turn(turn):
+                with self._worker(system, titles[system]) as worker:
+                    for point in points[system]:
+                        point.take(worker, queries, self._options.point_seconds)
+        for system in self._in_turn(0):
+            with self._worker(system, titles[system]) as worker:
+                resident = worker.ask("memory", _ANSWER_SECONDS)["resident_bytes"]
+                self.systems[system].setdefault("resident_bytes", {})[str(num_threads)] = resident
+        for turn in range(1 if self._options.quick else _BATCH_TURNS):
+            for system in self._in_turn(turn):
+                if system in with_batch:
+                    with self._worker(system, titles[system]) as worker:
+                        self._batch(worker, points[system], num_queries)
+        self.stop()
+        self.points += [point for asked in points.values() for point in asked]
+
+    def _in_turn(self, turn: int) -> list[str]:
+        """Return the systems that are left, every other turn in reverse."""
+        return list(self._workers)[:: 1 if turn % 2 == 0 else -1]
+
+    def _batch(self, worker: Worker, points: list[Point], num_queries: int) -> None:
+        """Search all queries in one call at each point that is not too slow for it."""
+        for point in points:
+            if float(np.median(point.seconds[K])) * num_queries <= self._options.point_seconds:
+                answer = worker.ask("batch", _ANSWER_SECONDS, point=point.arguments, k=K)
+                point.batch_seconds.append(answer["seconds"])

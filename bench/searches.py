@@ -188,7 +188,7 @@ def real_collection(name: str, num_queries: int) -> tuple[TokenVectors, TokenVec
     shared = Path(os.environ.get("CHAMFER_SHARED") or Path(__file__).resolve().parent.parent.parent / "shared")
     if not (shared / "data" / name / "docs").is_dir():
         raise AbsentError(f"no vectors of {name}: CHAMFER_SHARED and ../shared have no data/{name}")
-    data = load(shared / "data" / name, "float32", num_queries)
+    data = load(shared / "data" / name, num_queries)
     return data.queries, data.documents
 
 

@@ -24,6 +24,7 @@ from bench.figures import figures
 from bench.measure import Budget, Contestant, bytes_from, cache_bytes
 from bench.picture import run as run_picture
 from bench.roofline import COMPUTE, MEMORY, Roofline
+from bench.systems import OURS
 
 
 def run_bench(*arguments: str | Path, output: Path) -> dict[str, Any]:
@@ -44,18 +45,6 @@ def check_environment(result: dict[str, Any]) -> None:
         assert key in environment
     for key in ("date", "command", "settings", "load_before", "load_after", "rows"):
         assert key in result
-
-
-def write_side(folder: Path, lengths: list[int], prefix: str, rng: np.random.Generator, *, int8: bool) -> None:
-    folder.mkdir(parents=True)
-    vectors = rng.standard_normal((sum(lengths), 16))
-    if int8:
-        np.save(folder / "tokens.i8.npy", np.round(vectors * 20).clip(-127, 127).astype(np.int8))
-    else:
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        np.save(folder / "tokens.npy", vectors.astype(np.float16))
-    np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]))
-    (folder / "ids.json").write_text(json.dumps([f"{prefix}{i}" for i in range(len(lengths))]))
 
 
 @pytest.fixture(scope="module")
@@ -126,31 +115,57 @@ def test_an_absent_peer_is_reported_not_fatal(kernels: dict[str, Any]) -> None:
         assert not (version == "not installed" and name in libraries)
 
 
-def test_search_measures_a_collection(tmp_path: Path) -> None:
-    pytest.importorskip("faiss")
-    rng = np.random.default_rng(0)
-    write_side(tmp_path / "tiny" / "docs", list(rng.integers(3, 20, 60)), "d", rng, int8=True)
-    write_side(tmp_path / "tiny" / "queries", [4, 7, 5], "q", rng, int8=False)
-    (tmp_path / "tiny" / "qrels.tsv").write_text("q0\td3\t1\nq1\td7\t2\nq2\td0\t0\n")
-    result = run_bench("search", tmp_path / "tiny", output=tmp_path / "search.json")
+# ── search ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    check_environment(result)
-    assert result["shapes"]["num_documents"] == 60
-    assert result["shapes"]["queries_mean_from"] == "test queries"
-    assert result["exact"]["ms_per_query"] > 0
-    assert [(row["layout"], row["center"]) for row in result["rows"]] == [
-        ("paper", False),
-        ("paper", True),
-        ("google", False),
-        ("google", True),
-    ]
-    for row in result["rows"]:
-        assert row["R10@100"] == row["R10@500"] == 1.0  # 60 documents
-        assert row["encode_documents_us"] > 0
-        for search in row["searches"]:
-            assert search["recall@10"] == 1.0
-            assert 0 <= search["median_ms"] <= search["p99_ms"]
-            assert search["same_with_two_threads"]
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return run_bench("search", "demo", "--quick", output=tmp_path_factory.mktemp("search") / "search.json")
+
+
+def test_search_compares_whole_systems(searched: dict[str, Any]) -> None:
+    check_environment(searched)
+    assert searched["skipped"] == []
+    assert {row["system"] for row in searched["rows"]} == set(OURS) == set(searched["systems"])
+    assert {row["threads"] for row in searched["rows"]} == {1, 2}
+    assert [load["threads"] for load in searched["loads"]] == [1, 2]
+    for row in searched["rows"]:
+        assert 0 <= row["recall@10"] <= 1
+        assert 0 <= row["recall@100"] <= 1
+        assert 0 < row["median_ms"] <= row["p99_ms"]
+        assert row["num_queries"] == searched["shapes"]["num_queries"] == 10
+        assert row["disk_bytes_per_token"] >= 4 * searched["shapes"]["dim"]
+        if row["resident_bytes_per_token"] is not None:
+            assert row["resident_bytes_per_token"] > 0
+
+
+def test_what_is_exact_finds_everything(searched: dict[str, Any]) -> None:
+    for row in searched["rows"]:
+        if row["system"].startswith("exact"):
+            assert row["recall@10"] == row["recall@100"] == 1.0
+
+
+def test_more_candidates_find_more_and_threads_find_the_same(searched: dict[str, Any]) -> None:
+    recalls: dict[tuple[str, int], list[float]] = {}
+    for row in searched["rows"]:
+        recalls.setdefault((row["system"], row["threads"]), []).append(row["recall@10"])
+    assert recalls["chamfer", 1] == sorted(recalls["chamfer", 1])
+    assert recalls["chamfer", 1] == recalls["chamfer", 2]
+
+
+def test_chamfer_is_compared_with_the_others(searched: dict[str, Any]) -> None:
+    names = [figure["name"].split(" with ")[0] for figure in searched["figures"]]
+    assert names == ["times as fast as exact, NumPy"] * 2
+
+
+def test_a_peer_that_fails_costs_its_own_rows_only(tmp_path: Path) -> None:
+    # TACHIOM is not there, or it is, and then this collection has no vocabulary ids: either is a reason.
+    arguments = ("search", "demo", "--quick", "--peers", "--threads", "1", "--only", "numpy", "tachiom")
+    result = run_bench(*arguments, output=tmp_path / "search.json")
+    assert {row["system"] for row in result["rows"]} == {"exact, NumPy"}
+    (skip,) = result["skipped"]
+    assert skip["name"] == "TACHIOM"
+    assert skip["reason"].startswith(("not installed: ", "needs "))
 
 
 # ── limits and figures ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -268,7 +283,7 @@ def test_figures_ask_two_threads_of_every_batch_call() -> None:
 def test_the_picture_is_drawn_from_the_results(kernels: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     (tmp_path / "kernels.json").write_text(json.dumps(kernels), encoding="utf-8")
-    run_picture(results=tmp_path / "kernels.json", output=tmp_path / "kernels.png")
+    run_picture(results=[tmp_path / "kernels.json"], output=tmp_path / "kernels.png")
     assert (tmp_path / "kernels.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "kernels.png").stat().st_size < 100_000
 
