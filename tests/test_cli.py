@@ -58,7 +58,7 @@ def test_search_finds_the_document_that_a_query_is_part_of(indexed):
     assert [answer["query"] for answer in answers["answers"]] == ["q0", "q1", "q2", "q3"]
     assert [answer["ids"][0] for answer in answers["answers"]] == IDS
     assert answers["answers"][0]["scores"][0] == pytest.approx(2.0, abs=1e-5)  # two unit vectors meet themselves
-    assert {"encode", "candidates", "rerank", "total"} == set(answers["seconds"])
+    assert {"encode", "candidates", "rerank exact", "total"} == set(answers["seconds"])
 
 
 def test_search_prints_a_table_and_timings(indexed):
@@ -152,6 +152,20 @@ def test_info_tells_of_the_installation_and_of_an_index(indexed):
     assert "num documents    4" in chamfer_command("info", indexed / "index").stdout
 
 
+def test_info_shows_the_stages_and_what_each_takes(files):
+    command = ("index", files / "corpus.npz", "--out", files / "index")
+    chamfer_command(*command, "--rerank", "scalar:2,exact")
+    shown = chamfer_command("info", files / "index").stdout
+    assert "rerank           scalar:2, exact" in shown
+    assert "codes scalar:2 11.3" in shown  # 2 bytes padded to 4, two halves, and 5 offsets for 12 vectors
+    assert "on disk          token_vectors" in shown
+    answers = json.loads(chamfer_command("search", files / "index", files / "queries.npz", "-k", 2, "--json").stdout)
+    assert {"encode", "candidates", "rerank scalar:2", "rerank exact", "total"} == set(answers["seconds"])
+    chamfer_command(*command, "--rerank", "none")
+    assert "rerank           None" in chamfer_command("info", files / "index").stdout
+    assert "rerank: expected stages" in chamfer_command(*command, "--rerank", "int9", code=1).stderr
+
+
 def test_info_verify_finds_a_flipped_bit(indexed):
     (vectors,) = (indexed / "index").glob("*/vectors.npy")
     content = bytearray(vectors.read_bytes())
@@ -201,8 +215,8 @@ def test_ids_come_from_a_file_where_vectors_bring_none(files):
         (("index", "nan.npz", "--out", "x"), "nan.npz: vectors: expected finite numbers, got nan in row 0"),
         (("index", "corpus.npz", "--out", "x", "--candidates", "Nonsense"), "FAISS cannot make an index"),
         (
-            ("index", "corpus.npz", "--out", "x", "--layout", "other"),
-            "layout: expected 'paper' or 'google', got 'other'",
+            ("index", "corpus.npz", "--out", "x", "--reducer", "other"),
+            "--reducer: expected auto, learned or fde, got 'other'",
         ),
         (("index", "corpus.npz", "--out", "."), "holds files that are not an index"),
         (("index", "corpus.npz", "--out", "x", "--ids", "no.json"), "no.json: No such file or directory"),

@@ -30,6 +30,7 @@ FAR = ABOVE_THE_ENGINE | {"index"}
 FORBIDDEN = {
     "errors": FAR | {"token_vectors", "scoring", "reducers", "codecs", "candidates", "cascade", "_runtime", "_files"},
     "_files": FAR | {"token_vectors", "scoring", "reducers", "codecs", "candidates", "cascade", "_runtime"},
+    "_archives": FAR | {"token_vectors", "scoring", "reducers", "codecs", "candidates", "cascade", "_runtime"},
     "_runtime": FAR | {"token_vectors", "scoring", "reducers", "codecs", "candidates", "cascade"},
     "token_vectors": FAR | {"scoring", "reducers", "codecs", "candidates", "cascade"},
     "scoring": FAR | {"reducers", "candidates", "cascade"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 
 import chamfer as ch
+from chamfer.cascade import Cascade
 from chamfer.data import DemoCollection, load_stdlib
+from chamfer.index import SearchSettings
 from samples import off_centre_collection
 
 DIM = 24
@@ -56,9 +59,9 @@ def test_any_faiss_factory_string_finds_most_of_the_exact_top_10(candidates, dem
 
 
 @pytest.mark.parametrize("options", [{}, {"exact": True}, {"num_candidates": 40}, {"carving_threshold": 0.9}])
-@pytest.mark.parametrize("candidates", ["Flat", "IVF8,SQfp16"])
-def test_results_do_not_depend_on_num_threads(options, candidates, documents, queries):
-    index = ch.Index.build(documents, candidates=candidates)
+@pytest.mark.parametrize(("candidates", "rerank"), [("Flat", ["binary", "exact"]), ("IVF8,SQfp16", "exact")])
+def test_results_do_not_depend_on_num_threads(options, candidates, rerank, documents, queries):
+    index = ch.Index.build(documents, candidates=candidates, rerank=rerank)
     many = ch.TokenVectors.from_list([*queries, *queries, *queries])  # several FAISS calls
     one, three = (index.search(many, 10, num_threads=n, **options) for n in (1, 3))
     np.testing.assert_array_equal(one.ids, three.ids)
@@ -74,9 +77,9 @@ def test_faiss_keeps_its_number_of_threads(index, queries):
 
 def test_result_tells_seconds_and_documents_kept_by_stage(index, queries):
     result = index.search(queries, 5, num_candidates=50)
-    assert list(result.timings) == ["encode", "candidates", "rerank", "total"]
-    assert result.kept == {"candidates": 50, "rerank": 5}
-    stages = [result.timings[stage] for stage in ("encode", "candidates", "rerank")]
+    assert list(result.timings) == ["encode", "candidates", "rerank exact", "total"]
+    assert result.kept == {"candidates": 50, "rerank exact": 5}
+    stages = [result.timings[stage] for stage in ("encode", "candidates", "rerank exact")]
     assert all(seconds > 0 for seconds in stages)
     assert sum(stages) <= result.timings["total"]
     exact = index.search(queries, 5, exact=True)
@@ -214,6 +217,95 @@ def test_a_filled_index_of_other_documents_or_other_ids_is_refused(documents, qu
     assert (right.search(queries).ids >= 0).all()
 
 
+# ── stages and settings ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_each_stage_has_its_time_and_count_and_bytes(documents, queries):
+    index = ch.Index.build(documents, rerank=["binary", "int8", "exact"])
+    result = index.search(queries, 5, num_candidates=120)
+    stages = ["rerank binary", "rerank int8", "rerank exact"]
+    assert list(result.timings) == ["encode", "candidates", *stages, "total"]
+    assert list(result.kept) == ["candidates", *stages]
+    counts = list(result.kept.values())
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] == 120
+    assert counts[-1] == 5
+    stats = index.stats()
+    assert stats["rerank"] == ["binary", "int8", "exact"]
+    assert stats["on_disk"] == []
+    codes = ch.codec("int8", DIM).fit(documents).encode(documents)
+    assert list(stats["bytes_per_token"]) == ["token_vectors", "candidates", "codes binary", "codes int8"]
+    assert stats["bytes_per_token"]["codes int8"] == codes.nbytes / documents.num_tokens
+    carved = index.search(queries, 5, carving_threshold=0.9)
+    assert list(carved.timings) == ["encode", "candidates", "carve", *stages, "total"]
+
+
+def test_reranking_is_the_cascade_of_the_candidates(documents, queries):
+    index = ch.Index.build(documents, rerank=["scalar:2", "exact"], queries=queries)
+    rows = index._find_candidates(index._reducer.encode_queries(queries), 100, 1)[1]
+    expected = Cascade.build(documents, ["scalar:2", "exact"], queries).run(queries, rows, 5)
+    found = index.search(queries, 5, num_candidates=100)
+    np.testing.assert_array_equal(found.ids, expected.rows)
+    np.testing.assert_array_equal(found.scores, expected.scores)
+
+
+def test_a_cascade_ends_with_the_exact_scores_of_what_it_found(demo):
+    index = ch.Index.build(demo.documents, queries=demo.queries)  # 1,067 documents: "auto" takes codes
+    assert index.stats()["rerank"] == ["scalar:2", "exact"]
+    exact = ch.Index.build(demo.documents, queries=demo.queries, rerank="exact")
+    found, wanted = (one.search(demo.queries, 10, num_candidates=300) for one in (index, exact))
+    assert recall(found, wanted) > 0.99
+    scores = ch.maxsim(demo.queries[7], demo.documents.select(found.ids[7]))[0]
+    np.testing.assert_array_equal(found.scores[7], scores)
+
+
+def test_auto_scores_a_small_collection_exactly(index, documents):
+    assert index.stats()["rerank"] == ["exact"]
+    assert ch.Index.build(documents, rerank="exact").stats()["rerank"] == ["exact"]
+    assert ch.Index.build(documents, rerank=None).stats()["rerank"] is None
+
+
+def test_auto_scores_exactly_what_no_code_can_hold(monkeypatch):
+    codec_module = sys.modules["chamfer.codecs.codec"]  # its name in the package is the function's
+    monkeypatch.setattr(codec_module, "_MAX_FIT_TOKENS", 500)  # one of two is read, and not the long one
+    long = 6 + 1 - int(np.random.default_rng(0).integers(0, 2, 500)[3])
+    vectors = np.random.default_rng(0).standard_normal((1000, 4)).astype(np.float32)
+    vectors[long] *= 1e9
+    documents = ch.TokenVectors(vectors, np.arange(1001))
+    assert ch.Index.build(documents).stats()["rerank"] == ["exact"]
+    with pytest.raises(ValueError, match="is far longer than those that the codec was fitted to"):
+        ch.Index.build(documents, rerank=["scalar:2", "exact"])
+
+
+def test_settings_are_what_a_search_takes_when_not_told(documents, queries):
+    index = ch.Index.build(documents, rerank=["scalar:2", "exact"])
+    assert index.settings == SearchSettings(None, None, None)
+    wide = index.search(queries, 5, num_candidates=100).kept
+    index.settings = SearchSettings(num_candidates=40, budgets=(12,), margin=float("inf"))
+    assert index.search(queries, 5).kept == {"candidates": 40, "rerank scalar:2": 12, "rerank exact": 5}
+    assert index.search(queries, 5, num_candidates=20).kept["candidates"] == 20
+    more = index.search(queries, 50).kept  # settings for fewer results give way
+    assert more == {"candidates": 298, "rerank scalar:2": 210, "rerank exact": 50}
+    index.settings = SearchSettings()
+    assert index.search(queries, 5, num_candidates=100).kept == wide
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: SearchSettings(0), ValueError, "num_candidates: expected at least 1, got 0"),
+        (lambda: SearchSettings(budgets=7), TypeError, "budgets: expected a list of ints, got int"),
+        (lambda: SearchSettings(budgets=(0,)), ValueError, r"budgets\[0\]: expected at least 1, got 0"),
+        (lambda: SearchSettings(margin=-0.5), ValueError, "margin: expected at least 0, got -0.5"),
+        (lambda: SearchSettings(budgets=(9, 9)), ValueError, "settings: expected 0 budgets, .* got 2"),
+        (lambda: 500, TypeError, "settings: expected SearchSettings, got int"),
+    ],
+)
+def test_bad_settings_are_refused(index, make, error, message):
+    with pytest.raises(error, match=message):
+        index.settings = make()
+
+
 # ── ids ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -295,10 +387,18 @@ def filled_index(dim: int, n: int, metric: int = faiss.METRIC_INNER_PRODUCT) -> 
             ValueError,
             "candidates: FAISS cannot train on 300 encodings with 'IVF1000,Flat'",
         ),
-        ({"reducer": "learned"}, ValueError, "reducer: expected 'auto' or a FixedDimensionalEncoder, got 'learned'"),
-        ({"reducer": 3}, TypeError, "reducer: expected 'auto' or a FixedDimensionalEncoder, got int"),
+        (
+            {"reducer": "learned"},
+            ValueError,
+            "reducer: expected 'auto' or a FixedDimensionalEncoder or LearnedReducer, got 'learned'",
+        ),
+        ({"reducer": 3}, TypeError, "reducer: expected 'auto' or a FixedDimensionalEncoder or LearnedReducer, got int"),
         ({"reducer": ch.FixedDimensionalEncoder(8)}, ValueError, "reducer: expected dim 24 .the documents'., got 8"),
-        ({"rerank": "none"}, ValueError, "rerank: expected 'auto', 'exact' or None, got 'none'"),
+        ({"rerank": "none"}, ValueError, "rerank: expected stages out of 'float16', .*'exact', got 'none'"),
+        ({"rerank": ["exact", "int8"]}, ValueError, "rerank: expected at least one stage, none twice, .*'exact' last"),
+        ({"rerank": ["int8", "int8"]}, ValueError, "rerank: expected at least one stage, none twice"),
+        ({"rerank": []}, ValueError, "rerank: expected at least one stage"),
+        ({"rerank": 3}, TypeError, "rerank: expected names of stages, got int"),
         ({"num_threads": 0}, ValueError, "num_threads: expected at least 1, got 0"),
         ({"queries": np.ones((2, 5), np.float32)}, ValueError, "queries: expected dim 24 .the encoder's., got 5"),
     ],
@@ -355,14 +455,19 @@ def test_a_filled_faiss_index_is_taken_as_it_is(demo):
 
 
 def test_large_collections_get_inverted_lists(monkeypatch, documents, queries):
-    from chamfer.index import index as index_module
+    from chamfer.index import filling
 
-    monkeypatch.setattr(index_module, "_LARGEST_SCAN", 100)
+    monkeypatch.setattr(filling, "_LARGEST_SCAN", 100)
     index = ch.Index.build(documents)
     assert index.stats()["candidates"] == "IVF7,SQ8"  # FAISS wants 39 of the 300 documents per list
     assert index._candidates._index.nprobe == 1  # a quarter
-    assert index_module._auto_candidates(1_000_000, 10240) == "IVF672,SQ8"  # as many as a gigabyte of encodings trains
-    assert index_module._auto_candidates(1_000_000, 512) == "IVF4000,SQ8"
+    long, short = ch.FixedDimensionalEncoder(24), ch.FixedDimensionalEncoder(24, final_projection_dimension=512)
+    assert filling.auto_candidates(1_000_000, long) == "IVF672,SQ8"  # as many as a gigabyte of encodings trains
+    assert filling.auto_candidates(1_000_000, short) == "IVF4000,SQ8"
+    learned = ch.LearnedReducer(24, output_dimension=512)
+    assert filling.auto_candidates(600, learned) == "IVF15,SQ8"  # too few to fit a fast scan to
+    assert filling.auto_candidates(1_000_000, learned) == "PQ512x4fs"
+    assert filling.auto_candidates(2_000_000, learned) == "IVF5656,PQ512x4fs"
     assert (index.search(queries, 1).ids >= 0).all()
 
 

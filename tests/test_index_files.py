@@ -15,6 +15,8 @@ import pytest
 
 import chamfer as ch
 from chamfer import candidates as candidates_module
+from chamfer.index import SearchSettings, storage
+from chamfer.index.reranking import open_cascade
 from samples import off_centre_collection, read_npz
 
 # ── files ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -32,7 +34,7 @@ def test_an_opened_index_answers_as_the_saved_one(tmp_path, queries, dtype, cand
         np.testing.assert_array_equal(before.scores, after.scores)
     assert opened.get(3).dtype == dtype
     assert len(opened) == len(documents)
-    assert opened.stats() == index.stats()
+    assert opened.stats() == index.stats() | {"on_disk": ["token_vectors"]}
 
 
 def test_token_vectors_of_an_opened_index_stay_on_disk(tmp_path, index, documents):
@@ -61,6 +63,77 @@ def test_an_opened_index_can_be_saved_over_itself(tmp_path, documents, queries):
     before = opened.search(queries)
     opened.save(tmp_path)
     np.testing.assert_array_equal(ch.Index.open(tmp_path, verify=True).search(queries).ids, before.ids)
+
+
+STAGES = [["exact"], ["int8"], ["scalar:2", "exact"], ["binary", "scalar:4", "exact"], ["float16"], ["bfloat16"]]
+
+
+@pytest.mark.parametrize("stages", [*STAGES, None], ids=str)
+def test_stages_come_back_bit_for_bit(tmp_path, documents, queries, stages):
+    index = ch.Index.build(documents, rerank=stages, path=tmp_path, queries=queries)
+    index.settings = SearchSettings(40, None if stages is None else (20,) * (len(stages) - 1), 2.5)
+    index.save(tmp_path)
+    opened = ch.Index.open(tmp_path, verify=True)
+    for options in ({}, {"num_candidates": 60}, {"exact": True}):
+        before, after = index.search(queries, 5, **options), opened.search(queries, 5, **options)
+        np.testing.assert_array_equal(before.ids, after.ids)
+        np.testing.assert_array_equal(before.scores, after.scores)
+        assert before.kept == after.kept
+    assert opened.settings == index.settings
+    assert opened.stats() == index.stats() | {"on_disk": ["token_vectors"]}
+    opened.save(tmp_path / "again")
+    after = ch.Index.open(tmp_path / "again").search(queries, 5)
+    np.testing.assert_array_equal(after.scores, index.search(queries, 5).scores)
+
+
+def test_settings_that_are_not_json_come_back(tmp_path, index):
+    for settings in (SearchSettings(), SearchSettings(margin=float("inf")), SearchSettings(17, (), 0.1)):
+        index.settings = settings
+        index.save(tmp_path)
+        assert ch.Index.open(tmp_path).settings == settings
+        json.loads((tmp_path / "manifest.json").read_text(), parse_constant=pytest.fail)
+
+
+def rewrite_settings(path, **changes):
+    """Change settings in a manifest, its checksum right."""
+    envelope = json.loads((path / "manifest.json").read_text())
+    manifest = json.loads(envelope["manifest"])
+    manifest["settings"] |= changes
+    text = json.dumps(manifest)
+    (path / "manifest.json").write_text(json.dumps({"manifest": text, "checksum": storage._text_hash(text)}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rerank": [{"name": "scalar:4", "error": 0.1}, {"name": "exact", "error": 0.0}]},  # has no file
+        {"rerank": [{"name": "exact", "error": 0.0}, {"name": "scalar:2", "error": 0.1}]},
+        {"rerank": [{"name": "scalar:2", "error": -1}]},
+        {"rerank": [{"name": "scalar:2"}]},
+        {"rerank": []},
+        {"rerank": "exact"},
+        {"search": {"num_candidates": 0, "budgets": None, "margin": None}},
+        {"search": {"num_candidates": 10, "budgets": [10, 10], "margin": None}},
+        {"search": {}},
+        {"reducer": "LinearMap"},
+    ],
+    ids=str,
+)
+def test_settings_that_do_not_fit_are_corrupt(tmp_path, documents, changes):
+    ch.Index.build(documents.select(range(30)), rerank=["scalar:2", "exact"], path=tmp_path)
+    ch.Index.open(tmp_path)
+    rewrite_settings(tmp_path, **changes)
+    with pytest.raises(ch.CorruptIndexError, match=r"g-[0-9a-f]{12}"):
+        ch.Index.open(tmp_path)
+
+
+def test_codes_of_other_documents_are_corrupt(tmp_path, documents):
+    for name, rows in (("a", range(30)), ("b", range(30, 60))):
+        ch.Index.build(documents.select(rows), rerank=["int8"], path=tmp_path / name)
+    (generation,) = (tmp_path / "b").glob("g-*")
+    others = ch.Index.open(tmp_path / "a")._documents
+    with pytest.raises(ch.CorruptIndexError, match=r"codes-int8\.npz: expected codes 'int8' of"):
+        open_cascade({"rerank": [{"name": "int8", "error": 0.1}]}, generation, others)
 
 
 def test_a_failed_save_leaves_the_old_index(tmp_path, documents, index, monkeypatch):
@@ -98,11 +171,20 @@ def saved_files(path: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize(
-    "name", ["manifest.json", "vectors.npy", "offsets.npy", "ids.json", "reducer.npz", "candidates.faiss"]
+    "name",
+    [
+        "manifest.json",
+        "vectors.npy",
+        "offsets.npy",
+        "ids.json",
+        "reducer.npz",
+        "candidates.faiss",
+        "codes-scalar-2.npz",
+    ],
 )
 @pytest.mark.parametrize("damage", ["flip", "truncate", "extend", "remove", "empty"])
 def test_damaged_files_are_named_and_refused(tmp_path, documents, name, damage):
-    ch.Index.build(documents.select(range(30)), path=tmp_path)
+    ch.Index.build(documents.select(range(30)), rerank=["scalar:2", "exact"], path=tmp_path)
     (file,) = [file for file in saved_files(tmp_path) if file.name == name]
     content = bytearray(file.read_bytes())
     if damage == "flip":
@@ -138,14 +220,12 @@ def test_a_folder_with_other_files_is_not_overwritten(tmp_path, index):
 
 
 def test_an_index_of_a_newer_format_asks_for_an_upgrade(tmp_path, index):
-    from chamfer.index import storage
-
     index.save(tmp_path)
     envelope = json.loads((tmp_path / "manifest.json").read_text())
     manifest = json.loads(envelope["manifest"]) | {"version": 99}
     text = json.dumps(manifest)
     (tmp_path / "manifest.json").write_text(json.dumps({"manifest": text, "checksum": storage._text_hash(text)}))
-    with pytest.raises(ValueError, match="format version 99, this chamfer reads 1; upgrade chamfer"):
+    with pytest.raises(ValueError, match="format version 99, this chamfer reads up to 2; upgrade chamfer"):
         ch.Index.open(tmp_path)
 
 
@@ -157,6 +237,27 @@ def test_the_golden_index_of_format_1_opens_for_ever(tmp_path):
     result = index.search(expected["query"], 5, num_candidates=8)
     assert result.ids[0].tolist() == expected["ids"].tolist()
     np.testing.assert_allclose(result.scores[0], expected["scores"], rtol=1e-6)  # the last bit may differ by machine
+
+
+def test_the_golden_index_of_format_2_opens_for_ever(tmp_path):
+    """One stage of each codec, and settings that decide which documents come through."""
+    golden = Path(__file__).parent / "data" / "index_v2"
+    shutil.copytree(golden / "index", tmp_path / "index")
+    expected = read_npz(golden / "expected.npz")
+    index = ch.Index.open(tmp_path / "index", verify=True)
+    stages = ["binary", "scalar:2", "scalar:4", "int8", "bfloat16", "float16", "exact"]
+    assert index.stats()["rerank"] == stages
+    assert index.settings == SearchSettings(6, (6, 6, 5, 5, 4, 4), float("inf"))
+    result = index.search(expected["query"], 3)
+    assert result.ids[0].tolist() == expected["ids"].tolist()
+    np.testing.assert_allclose(result.scores[0], expected["scores"], rtol=1e-6)
+    assert list(result.kept.values()) == [6, 6, 6, 5, 5, 4, 4, 3]
+    for stage in index._cascade.stages:
+        scores = ch.maxsim(expected["query"], stage.documents)[0]
+        np.testing.assert_allclose(scores, expected[stage.name.replace(":", "_")], rtol=1e-6)
+        if stage.codec is not None:  # the codec goes on as it began
+            again = ch.maxsim(expected["query"], stage.codec.encode(index._documents))[0]
+            np.testing.assert_allclose(again, scores, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -103,13 +103,17 @@ def index(
     vectors: _Vectors,
     out: Annotated[Path, typer.Option(help="Folder to write the index to; an index there is replaced.")],
     ids: Annotated[Path | None, typer.Option(help="Document ids, .json or .npy, if not in VECTORS.")] = None,
-    queries: Annotated[Path | None, typer.Option(help="Sample queries to fit the encoder to: better recall.")] = None,
+    queries: Annotated[Path | None, typer.Option(help="Sample queries to fit to: better recall.")] = None,
     candidates: Annotated[str, typer.Option(help="FAISS factory string, such as Flat, SQ8, IVF256,SQ8.")] = "auto",
-    repetitions: Annotated[int, typer.Option(help="Repetitions of the encoding.")] = 20,
-    projections: Annotated[int, typer.Option(help="Hyperplanes per repetition: 2^k partitions.")] = 5,
-    projection_dimension: Annotated[int, typer.Option(help="Numbers per partition.")] = 16,
-    layout: Annotated[str, typer.Option(help="paper or google.")] = "paper",
-    center: Annotated[bool, typer.Option(help="Subtract means: far better recall with modern encoders.")] = True,
+    rerank: Annotated[
+        str, typer.Option(help="Stages from cheap to exact, such as binary,int8,exact; none: candidates as found.")
+    ] = "auto",
+    reducer: Annotated[
+        str, typer.Option(help="auto, learned (fitted to the collection) or fde (MUVERA's encodings).")
+    ] = "auto",
+    target_recall: Annotated[
+        float | None, typer.Option(help="Tune for this recall@10, with every other of the queries.")
+    ] = None,
     threads: _Threads = None,
     json_: _Json = False,
 ) -> None:
@@ -120,22 +124,19 @@ def index(
     documents, known_ids = read_token_vectors(vectors)
     if ids is not None:
         known_ids = _read_ids(ids)
-    encoder = chamfer.FixedDimensionalEncoder(
-        documents.dim,
-        num_repetitions=repetitions,
-        num_simhash_projections=projections,
-        projection_dimension=projection_dimension,
-        layout=layout,  # type: ignore[arg-type]  # the encoder names what it expected
-        center=center,
-    )
+    kinds = {"learned": chamfer.LearnedReducer, "fde": chamfer.FixedDimensionalEncoder}
+    if reducer != "auto" and reducer not in kinds:
+        raise ValueError(f"--reducer: expected auto, learned or fde, got {reducer!r}")
     begin = time.perf_counter()
     built = chamfer.Index.build(
         documents,
         known_ids,
         path=out,
-        reducer=encoder,
+        reducer="auto" if reducer == "auto" else kinds[reducer](documents.dim),
         candidates=candidates,
+        rerank=None if rerank == "none" else "auto" if rerank == "auto" else rerank.split(","),
         queries=None if queries is None else read_token_vectors(queries)[0],
+        target_recall=target_recall,
         num_threads=threads,
         progress=sys.stderr.isatty(),
     )
@@ -143,11 +144,38 @@ def index(
 
 
 @_command
+def tune(
+    folder: _Folder,
+    queries: _Vectors,
+    target_recall: Annotated[float, typer.Option(help="Share of the exact top k to find.")] = 0.95,
+    k: _K = 10,
+    picture: Annotated[Path | None, typer.Option(help="File to draw recall against latency in.")] = None,
+    threads: _Threads = None,
+    json_: _Json = False,
+) -> None:
+    """Find the cheapest settings that reach a recall, and keep them in the index.
+
+    Example: chamfer tune corpus.index queries.npz --target-recall 0.95 --picture tuning.png
+    """
+    opened = chamfer.Index.open(folder)
+    report = opened.tune(_read_queries(queries)[0], target_recall, k, num_threads=threads)
+    opened.save(folder)
+    if picture is not None:
+        report.picture(picture)
+    if json_:
+        print_json(report)
+    else:
+        _out.print(str(report), markup=False, highlight=False, soft_wrap=True)
+
+
+@_command
 def search(
     folder: _Folder,
     queries: _Vectors,
     k: _K = 10,
-    num_candidates: Annotated[int | None, typer.Option(help="Documents to rerank; 500 if not given.")] = None,
+    num_candidates: Annotated[
+        int | None, typer.Option(help="Documents to rerank; 500 or as tuned if not given.")
+    ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Score every document.")] = False,
     run: Annotated[Path | None, typer.Option(help="Write a TREC run to this file, print nothing.")] = None,
     threads: _Threads = None,

@@ -1,5 +1,6 @@
-"""The index: token vectors, a reducer, candidates and exact rerank behind one search."""
+"""The index: token vectors, a reducer, candidates and a cascade of stages behind one search."""
 
 from chamfer.index.index import Index, SearchResult
+from chamfer.index.settings import SearchSettings
 
-__all__ = ["Index", "SearchResult"]
+__all__ = ["Index", "SearchResult", "SearchSettings"]

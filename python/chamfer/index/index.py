@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,25 +16,23 @@ from numpy.typing import NDArray
 
 from chamfer._runtime import check_positive_int, resolve_num_threads
 from chamfer.candidates import FaissCandidates
+from chamfer.cascade import Cascade
 from chamfer.errors import CorruptIndexError
 from chamfer.index import storage
-from chamfer.reducers import FixedDimensionalEncoder, ball_carving
+from chamfer.index.filling import make_candidates
+from chamfer.index.ids import check_ids
+from chamfer.index.reducing import Reducer, load_reducer, reducer_name, resolve_reducer
+from chamfer.index.reranking import code_writers, make_cascade, open_cascade, resolve_stages, stage_settings
+from chamfer.index.settings import SearchSettings
+from chamfer.index.tuning import TuningReport, check_recall, split_queries, tune
+from chamfer.reducers import ball_carving
 from chamfer.scoring import maxsim_topk
 from chamfer.token_vectors import FloatArray, TokenVectors, TokenVectorsLike, as_token_vectors
 
-# Documents that a search scores exactly when num_candidates is None, or ten per result if that is more. On SciFact 500
-# of 5,183 candidates hold 0.95 of the exact top 10.
+# Documents that a search reranks when num_candidates is None, or ten per result if that is more. On SciFact 500 of
+# 5,183 candidates hold 0.95 of the exact top 10.
 _DEFAULT_NUM_CANDIDATES = 500
 _DEFAULT_CANDIDATES_PER_RESULT = 10
-
-# "auto": a scan of 8-bit encodings up to this many documents (10 KB each by default), inverted lists beyond. On SciFact
-# 8 bits cost no recall (R10@100 0.797 against 0.798 in float32) and a quarter of 288 lists costs 0.01 at a third of the
-# time.
-_LARGEST_SCAN = 20_000
-
-# Encodings of so many bytes are made and handed to FAISS at a time, and at most so many serve to train it.
-_BATCH_BYTES = 64 * 2**20
-_TRAINING_BYTES = 2**30
 
 _MAPPED = frozenset({"vectors.npy"})
 
@@ -48,10 +44,10 @@ class SearchResult:
     Attributes:
         ids: shape (num_queries, k), best first: int64, -1 where fewer than k were found; or, if ids are strings, an
             object array of str, None where fewer were found. An inverted index may find fewer documents than there are.
-        scores: float32, shape (num_queries, k): MaxSim, or the encodings' inner product if the index does not rerank;
-            -inf where there are fewer.
-        timings: seconds for the whole batch by stage ("encode", "candidates", "carve" if asked for, "rerank"; or
-            "exact"), and "total".
+        scores: float32, shape (num_queries, k), those of the last stage: MaxSim, exact or with codes, or the encodings'
+            inner product if the index does not rerank; -inf where there are fewer.
+        timings: seconds for the whole batch by stage ("encode", "candidates", "carve" if asked for, "rerank scalar:2",
+            "rerank exact" and so on; or "exact"), and "total".
         kept: documents that each stage handed on, by stage, for the query with the most.
     """
 
@@ -65,24 +61,26 @@ class Index:
     """A searchable collection of token vectors; make one with `build` or `open`.
 
     A search encodes the query to one vector, takes the documents with the nearest encodings as candidates, and scores
-    those by exact MaxSim. Searches may run in many threads at once.
+    those by MaxSim: with codes first, the best of them exactly. Searches may run in many threads at once.
     """
 
     def __init__(
         self,
         documents: TokenVectors,
         ids: list[int] | list[str],
-        reducer: FixedDimensionalEncoder,
+        reducer: Reducer,
         candidates: FaissCandidates,
-        rerank: Literal["exact"] | None,
+        cascade: Cascade | None,
         path: Path | None = None,
+        settings: SearchSettings | None = None,
     ) -> None:
         self._documents = documents
         self._ids = ids
         self._reducer = reducer
         self._candidates = candidates
-        self._rerank = rerank
+        self._cascade = cascade
         self._path = path
+        self.settings = settings or SearchSettings()
         self._num_empty = int((documents.lengths == 0).sum())
         self._ids_by_row: NDArray[Any] = np.empty(len(ids), object if ids and isinstance(ids[0], str) else np.int64)
         self._ids_by_row[:] = ids
@@ -97,10 +95,11 @@ class Index:
         ids: Sequence[int] | Sequence[str] | NDArray[Any] | None = None,
         *,
         path: str | os.PathLike[str] | None = None,
-        reducer: FixedDimensionalEncoder | Literal["auto"] = "auto",
+        reducer: Reducer | Literal["auto"] = "auto",
         candidates: Any = "auto",
-        rerank: Literal["auto", "exact"] | None = "auto",
+        rerank: str | Sequence[str] | None = "auto",
         queries: TokenVectorsLike | None = None,
+        target_recall: float | None = None,
         num_threads: int | None = None,
         progress: bool = False,
     ) -> Index:
@@ -111,13 +110,20 @@ class Index:
             ids: one per document, all different: integers from 0 or strings. None means the rows, 0 to n - 1.
             path: folder to save the index in, see `save`.
             reducer: makes one vector of a document; the index keeps a copy, fitted to documents and queries if
-                the reducer needs `fit` and has not had it. "auto" is FixedDimensionalEncoder(dim).
+                the reducer needs `fit` and has not had it. "auto" is LearnedReducer(dim) from 1,000 documents on,
+                FixedDimensionalEncoder(dim) below.
             candidates: a FAISS factory string, or a FAISS index of metric inner product, empty or filled in order.
-                "auto" scans 8-bit encodings ("SQ8") up to 20,000 documents and uses inverted lists of them beyond.
-            rerank: "auto" or "exact" scores candidates by exact MaxSim at the stored precision; None returns them as
-                the encodings rank them.
-            queries: sample queries, to fit the reducer; without them recall is lower (see FixedDimensionalEncoder.fit).
-                Not to be given with a reducer that is fitted or needs no fit.
+                "auto" scans encodings with FAISS: learned ones in 4 bits a number ("PQ512x4fs"), others in 8 ("SQ8") up
+                to 20,000 documents, with inverted lists beyond.
+            rerank: the stages that score candidates, from cheap to exact: names of codecs (see `Codec`), and last, if
+                wanted, "exact", MaxSim at the stored precision; such as ["binary", "int8", "exact"], or one name. Each
+                stage hands its best on to the next; the index keeps the codes of each. "auto" is ["scalar:2", "exact"]
+                from 1,000 documents on, "exact" below. None returns candidates as the encodings rank them.
+            queries: sample queries, a hundred or more, to fit the reducer; without them recall is lower (see
+                `LearnedReducer.fit`). Codes are fitted to them too. Not to be given with a reducer that is fitted or
+                needs no fit.
+            target_recall: call `tune` at the end, k = 10: with every other of the queries, which the fit then does not
+                see; or, without queries, with passages of documents, whose recall is only near that of real queries.
             num_threads: threads to use; None means the CPUs of this process.
             progress: show progress bars (needs tqdm: pip install "chamfer[cli]").
 
@@ -132,31 +138,20 @@ class Index:
         collection = as_token_vectors(documents, "documents")
         if collection.num_tokens == 0:
             raise ValueError("documents: expected at least one document with a vector, got none")
-        checked_ids = _check_ids(ids, len(collection))
-        encoder = _resolve_reducer(reducer, collection, queries)
-        if rerank not in ("auto", "exact", None):
-            raise ValueError(f"rerank: expected 'auto', 'exact' or None, got {rerank!r}")
+        checked_ids = check_ids(ids, len(collection))
+        stages = resolve_stages(rerank, len(collection))
         threads = resolve_num_threads(num_threads)
-        if isinstance(candidates, str) and candidates == "auto":
-            candidates = _auto_candidates(len(collection), encoder.output_dimension)
-        found = FaissCandidates(candidates, encoder.output_dimension)
-        if found.num_documents not in (0, len(collection)):
-            raise ValueError(
-                f"candidates: expected an empty FAISS index or one of {len(collection)} encodings, "
-                f"got {found.num_documents}"
-            )
-        if found.num_documents == 0:
-            _fill_candidates(found, encoder, collection, threads, progress)
-        else:
-            rows = np.flatnonzero(collection.lengths)
-            rows = rows[_spread(len(rows), min(len(rows), 64))]
-            encodings = encoder.encode_documents(collection.select(rows), num_threads=threads)
-            if not found.holds(encodings, rows):
-                raise ValueError(
-                    "candidates: expected encodings of these documents, in order, in the filled FAISS index; "
-                    "most documents do not find themselves in it"
-                )
-        index = cls(collection, checked_ids, encoder, found, "exact" if rerank else None)
+        target_recall = None if target_recall is None else check_recall(target_recall)
+        if target_recall is not None and stages is None:
+            raise ValueError("target_recall: expected None, since nothing is reranked that could be tuned")
+        queries, held_out = split_queries(queries, collection) if target_recall is not None else (queries, None)
+        encoder = resolve_reducer(reducer, collection, queries, threads, progress)
+        found = make_candidates(candidates, encoder, collection, threads, progress)
+        is_auto = isinstance(rerank, str) and rerank == "auto"
+        cascade = make_cascade(stages, collection, queries, threads, is_auto=is_auto)
+        index = cls(collection, checked_ids, encoder, found, cascade)
+        if target_recall is not None and held_out is not None:
+            index.tune(held_out, target_recall, num_threads=threads)
         if path is not None:
             index.save(path)
         return index
@@ -175,20 +170,26 @@ class Index:
         folder = Path(path)
         storage.write(
             folder,
-            {"rerank": self._rerank, "candidates": self._candidates.description},
+            {
+                "reducer": reducer_name(self._reducer),
+                "candidates": self._candidates.description,
+                "rerank": stage_settings(self._cascade),
+                "search": self._settings.to_json(),
+            },
             {
                 "vectors.npy": lambda file: np.save(file, self._documents.vectors, allow_pickle=False),
                 "offsets.npy": lambda file: np.save(file, self._documents.offsets, allow_pickle=False),
                 "ids.json": lambda file: _write_json(file, self._ids),
                 "reducer.npz": self._reducer.save,
                 "candidates.faiss": self._candidates.save,
+                **code_writers(self._cascade),
             },
         )
         self._path = folder
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], mode: Literal["r"] = "r", *, verify: bool = False) -> Index:
-        """Open a saved index; token vectors stay on disk and are memory-mapped.
+        """Open a saved index; token vectors stay on disk and are memory-mapped, codes are read.
 
         Nobody may change or truncate the files while the index is open: `save` replaces them, it never does.
 
@@ -207,7 +208,7 @@ class Index:
         folder = Path(path)
 
         def load(settings: dict[str, Any], generation: Path) -> Index:
-            reducer = FixedDimensionalEncoder.load(generation / "reducer.npz")
+            reducer = load_reducer(generation / "reducer.npz", settings.get("reducer", ""))
             try:
                 vectors = np.load(generation / "vectors.npy", mmap_mode="r", allow_pickle=False)
                 offsets = np.load(generation / "offsets.npy", allow_pickle=False)
@@ -221,13 +222,36 @@ class Index:
                         f"{len(offsets) - 1} documents, {len(ids)} ids, {candidates.num_documents} encodings"
                     )
                 documents = TokenVectors._trusted(vectors.view(np.ndarray), offsets)
-                return cls(documents, _check_ids(ids, len(ids)), reducer, candidates, settings["rerank"], folder)
+                checked_ids = check_ids(ids, len(ids))
             except CorruptIndexError:
                 raise
             except (ValueError, KeyError, TypeError, IndexError) as error:
                 raise CorruptIndexError(f"{generation}: its files do not fit together ({error})") from None
+            cascade = open_cascade(settings, generation, documents)
+            try:
+                search = SearchSettings.from_json(settings["search"])
+                return cls(documents, checked_ids, reducer, candidates, cascade, folder, search)
+            except (ValueError, KeyError, TypeError) as error:
+                raise CorruptIndexError(f"{generation}: its settings do not fit together ({error})") from None
 
         return storage.read(folder, load, verify=verify, mapped=_MAPPED)
+
+    @property
+    def settings(self) -> SearchSettings:
+        """What `search` takes where its arguments leave it open; to be replaced as a whole, and kept by `save`."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: SearchSettings) -> None:
+        if not isinstance(settings, SearchSettings):
+            raise TypeError(f"settings: expected SearchSettings, got {type(settings).__name__}")
+        num_budgets = 0 if self._cascade is None else len(self._cascade.stages) - 1
+        if settings.budgets is not None and len(settings.budgets) != num_budgets:
+            raise ValueError(
+                f"settings: expected {num_budgets} budgets, one for each stage but the last, "
+                f"got {len(settings.budgets)}"
+            )
+        self._settings = settings
 
     # ── search ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -246,8 +270,8 @@ class Index:
         Args:
             queries: a collection of queries of the index's dim; one 2-D array is one query.
             k: documents to return per query, at least 1.
-            num_candidates: documents to rerank per query, at least k; more: better recall, slower. None means 500, or
-                10 k if that is more.
+            num_candidates: documents to rerank per query, at least k; more: better recall, slower. None means the
+                index's `settings`, or else 500, or 10 k if that is more.
             exact: score every document by MaxSim and skip the candidates: the answer that the others approximate.
             carving_threshold: rerank with queries shortened by `ball_carving` at this threshold; faster, scores
                 approximate. None reranks with all query tokens.
@@ -262,46 +286,115 @@ class Index:
             ValueError: another dim than the index's, vectors that are not finite, k below 1, num_candidates below k, or
                 a carving_threshold where nothing is reranked.
         """
+        query_vectors = self._check_queries(queries)
+        k = check_positive_int(k, "k")
+        if num_candidates is not None and check_positive_int(num_candidates, "num_candidates") < k:
+            raise ValueError(f"num_candidates: expected at least k = {k}, got {num_candidates}")
+        threads = resolve_num_threads(num_threads)
+        if carving_threshold is not None and (exact or self._cascade is None):
+            raise ValueError("carving_threshold: expected None, since this search does not rerank")
+        if exact:
+            timings: dict[str, float] = {}
+            with _timed(timings, "exact"):
+                scores, rows = maxsim_topk(query_vectors, self._documents, k, num_threads=threads)
+            timings["total"] = timings["exact"]
+            return SearchResult(self._ids_of(rows), scores, timings, {"exact": _most_found(rows)})
+        settings = self._settings
+        if num_candidates is not None:
+            settings = replace(settings, num_candidates=num_candidates)
+        return self._search(query_vectors, k, settings, carving_threshold, threads)
+
+    def tune(
+        self,
+        queries: TokenVectorsLike,
+        target_recall: float = 0.95,
+        k: int = 10,
+        *,
+        num_threads: int | None = None,
+    ) -> TuningReport:
+        """Find the cheapest settings that reach a recall against exact search, and search with them from now on.
+
+        They are kept by `save`. A search for more than k results takes the defaults where the settings are too narrow.
+
+        Args:
+            queries: queries like those to come, a hundred or more, that the reducer was not fitted to (it finds more
+                for those it has seen); of more than 512, so many, spread evenly.
+            target_recall: share of the exact top k to find, above 0, at most 1.
+            k: results per query.
+            num_threads: threads to use for the measurement; None means the CPUs of this process. Times in the report
+                are of one thread.
+
+        Returns:
+            A TuningReport: print it for a table, `picture(path)` draws it. If no setting reaches the target, the index
+            keeps the best, and `reached` is False.
+
+        Raises:
+            TypeError: an argument has a wrong type or dtype.
+            ValueError: another dim than the index's, no query with a vector, a recall or k out of range, or an index
+                that does not rerank.
+        """
+        query_vectors = self._check_queries(queries)
+        k = check_positive_int(k, "k")
+        if self._cascade is None:
+            raise ValueError("tune: this index was built with rerank=None, nothing can be tuned")
+        if query_vectors.num_tokens == 0:
+            raise ValueError("queries: expected at least one query with a vector, got none")
+        report = tune(self, query_vectors, check_recall(target_recall), k, resolve_num_threads(num_threads))
+        self.settings = report.settings
+        return report
+
+    def _check_queries(self, queries: TokenVectorsLike) -> TokenVectors:
         query_vectors = as_token_vectors(queries, "queries")
         if query_vectors.dim != self._documents.dim:
             raise ValueError(f"queries: expected dim {self._documents.dim} (the index's), got {query_vectors.dim}")
-        k = check_positive_int(k, "k")
-        if num_candidates is None:
-            num_candidates = max(_DEFAULT_NUM_CANDIDATES, _DEFAULT_CANDIDATES_PER_RESULT * k)
-        elif check_positive_int(num_candidates, "num_candidates") < k:
-            raise ValueError(f"num_candidates: expected at least k = {k}, got {num_candidates}")
-        threads = resolve_num_threads(num_threads)
+        return query_vectors
+
+    def _search(
+        self,
+        query_vectors: TokenVectors,
+        k: int,
+        settings: SearchSettings,
+        carving_threshold: float | None,
+        num_threads: int,
+    ) -> SearchResult:
+        """Search by candidates; arguments are checked."""
         timings: dict[str, float] = {}
         kept: dict[str, int] = {}
-        if carving_threshold is not None and (exact or not self._rerank):
-            raise ValueError("carving_threshold: expected None, since this search does not rerank")
         begin = time.perf_counter()
-        if exact:
-            with _timed(timings, "exact"):
-                scores, rows = maxsim_topk(query_vectors, self._documents, k, num_threads=threads)
-            kept["exact"] = _most_found(rows)
-        else:
-            with _timed(timings, "encode"):
-                encodings = self._reducer.encode_queries(query_vectors, num_threads=threads)
-            with _timed(timings, "candidates"):
-                width = min(num_candidates if self._rerank else k, len(self))
-                scores, rows = self._find_candidates(encodings, width, threads)
-            kept["candidates"] = _most_found(rows)
-            if self._rerank:
-                if carving_threshold is not None:
-                    with _timed(timings, "carve"):
-                        query_vectors = ball_carving(query_vectors, carving_threshold)
-                with _timed(timings, "rerank"):
-                    scores, rows = maxsim_topk(query_vectors, self._documents, k, candidates=rows, num_threads=threads)
-                kept["rerank"] = _most_found(rows)
-            elif width < k:
-                missing = ((0, 0), (0, k - width))
-                scores = np.pad(scores, missing, constant_values=-np.inf)
-                rows = np.pad(rows, missing, constant_values=-1)
-        ids = self._ids_by_row[rows]
-        ids[rows < 0] = None if ids.dtype == object else -1
+        num_candidates = settings.num_candidates or 0
+        if num_candidates < k:
+            num_candidates = max(_DEFAULT_NUM_CANDIDATES, _DEFAULT_CANDIDATES_PER_RESULT * k)
+        with _timed(timings, "encode"):
+            encodings = self._reducer.encode_queries(query_vectors, num_threads=num_threads)
+        with _timed(timings, "candidates"):
+            width = min(k if self._cascade is None else num_candidates, len(self))
+            scores, rows = self._find_candidates(encodings, width, num_threads)
+        kept["candidates"] = _most_found(rows)
+        if self._cascade is not None:
+            if carving_threshold is not None:
+                with _timed(timings, "carve"):
+                    query_vectors = ball_carving(query_vectors, carving_threshold)
+            budgets = self._cascade.default_budgets(k)
+            if settings.budgets is not None:  # those for fewer results than k give way
+                budgets = tuple(b if b >= k else d for b, d in zip(settings.budgets, budgets, strict=True))
+            found = self._cascade.run(
+                query_vectors, rows, k, budgets=budgets, margin=settings.margin, num_threads=num_threads
+            )
+            scores, rows = found.scores, found.rows
+            timings |= found.timings
+            kept |= found.kept
+        elif width < k:
+            missing = ((0, 0), (0, k - width))
+            scores = np.pad(scores, missing, constant_values=-np.inf)
+            rows = np.pad(rows, missing, constant_values=-1)
+        ids = self._ids_of(rows)
         timings["total"] = time.perf_counter() - begin
         return SearchResult(ids, scores, timings, kept)
+
+    def _ids_of(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        ids = self._ids_by_row[rows]
+        ids[rows < 0] = None if ids.dtype == object else -1
+        return ids
 
     def _find_candidates(
         self, encodings: NDArray[np.float32], width: int, num_threads: int
@@ -342,8 +435,14 @@ class Index:
             raise KeyError(f"id: no document {id!r} in this index of {len(self)}") from None
 
     def stats(self) -> dict[str, Any]:
-        """Return documents, vectors, dtype, reducer, candidates and path, and the bytes per token of each stage."""
+        """Return documents, vectors, dtype, reducer, candidates, stages, path, and the bytes per token of each part.
+
+        "bytes_per_token" has "token_vectors", "candidates", and "codes scalar:2" and the like; "on_disk" names those of
+        them that are memory-mapped, and take no memory but what the system has cached.
+        """
         tokens = self._documents.num_tokens
+        stages = () if self._cascade is None else self._cascade.stages
+        codes = {f"codes {stage.name}": stage.documents.nbytes / tokens for stage in stages if stage.codec is not None}
         return {
             "num_documents": len(self),
             "num_tokens": tokens,
@@ -351,12 +450,14 @@ class Index:
             "dtype": str(self._documents.dtype),
             "reducer": repr(self._reducer),
             "candidates": self._candidates.description,
-            "rerank": self._rerank,
+            "rerank": None if self._cascade is None else list(self._cascade.names),
             "path": None if self._path is None else str(self._path),
             "bytes_per_token": {
                 "token_vectors": self._documents.nbytes / tokens,
                 "candidates": self._candidates.nbytes / tokens,
+                **codes,
             },
+            "on_disk": ["token_vectors"] if _is_mapped(self._documents.vectors) else [],
         }
 
     def __repr__(self) -> str:
@@ -370,105 +471,10 @@ def _most_found(rows: NDArray[np.int64]) -> int:
     return int((rows >= 0).sum(axis=1).max(initial=0))
 
 
-def _check_ids(ids: Sequence[int] | Sequence[str] | NDArray[Any] | None, num_documents: int) -> list[int] | list[str]:
-    if ids is None:
-        return list(range(num_documents))
-    if isinstance(ids, (str, bytes)) or not isinstance(ids, (Sequence, np.ndarray)):
-        raise TypeError(f"ids: expected a list of int or str, got {type(ids).__name__}")
-    values: list[Any] = list(ids.tolist() if isinstance(ids, np.ndarray) else ids)
-    if len(values) != num_documents:
-        raise ValueError(f"ids: expected {num_documents}, one per document, got {len(values)}")
-    strings = bool(values) and isinstance(values[0], str)
-    for row, value in enumerate(values):
-        fits = (
-            isinstance(value, str) if strings else isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        )
-        if not fits:
-            raise TypeError(f"ids[{row}]: expected all int or all str, got {type(value).__name__}")
-        if not strings and not 0 <= value < 2**63:
-            raise ValueError(f"ids[{row}]: expected 0 to 2^63 - 1, got {value}")
-    # str.__str__: a subclass, such as an enum's member, may call itself something else
-    checked: list[Any] = [str.__str__(value) if strings else int(value) for value in values]
-    if len(set(checked)) < len(checked):
-        repeated, _ = Counter(checked).most_common(1)[0]
-        raise ValueError(f"ids: expected all different, got {repeated!r} twice")
-    return checked
-
-
-def _resolve_reducer(
-    reducer: FixedDimensionalEncoder | Literal["auto"], documents: TokenVectors, queries: TokenVectorsLike | None
-) -> FixedDimensionalEncoder:
-    if isinstance(reducer, str):
-        if reducer != "auto":
-            raise ValueError(f"reducer: expected 'auto' or a FixedDimensionalEncoder, got {reducer!r}")
-        return FixedDimensionalEncoder(documents.dim).fit(documents, queries)
-    if not isinstance(reducer, FixedDimensionalEncoder):
-        raise TypeError(f"reducer: expected 'auto' or a FixedDimensionalEncoder, got {type(reducer).__name__}")
-    if reducer.dim != documents.dim:
-        raise ValueError(f"reducer: expected dim {documents.dim} (the documents'), got {reducer.dim}")
-    own = copy.copy(reducer)  # a later fit of the caller's must not change what this index encodes queries with
-    if not own.is_fitted:
-        return own.fit(documents, queries)
-    if queries is not None:
-        raise ValueError("queries: expected None, since this reducer is fitted already or needs no fit")
-    return own
-
-
-def _auto_candidates(num_documents: int, encoding_dimension: int) -> str:
-    if num_documents <= _LARGEST_SCAN:
-        return "SQ8"
-    # FAISS wants 39 sample encodings per list.
-    num_lists = min(int(4 * num_documents**0.5), max(1, _training_size(num_documents, encoding_dimension) // 39))
-    return f"IVF{num_lists},SQ8"
-
-
-def _training_size(num_documents: int, encoding_dimension: int) -> int:
-    return min(num_documents, max(1, _TRAINING_BYTES // (4 * encoding_dimension)))
-
-
-def _spread(n: int, size: int) -> NDArray[np.int64]:
-    """Return `size` of the rows 0 to n - 1, spread evenly."""
-    return np.linspace(0, n - 1, size).astype(np.int64)
-
-
-def _fill_candidates(
-    candidates: FaissCandidates,
-    encoder: FixedDimensionalEncoder,
-    documents: TokenVectors,
-    num_threads: int,
-    progress: bool,
-) -> None:
-    """Encode the documents in batches and add them; FAISS trains first, on documents spread over the collection."""
-    with _progress_bar(len(documents), "encode documents", progress) as advance:
-        if not candidates.is_trained:
-            size = _training_size(len(documents), encoder.output_dimension)
-            is_all = size == len(documents)
-            sample = documents if is_all else documents.select(_spread(len(documents), size))
-            encodings = encoder.encode_documents(sample, num_threads=num_threads)
-            candidates.train(encodings, num_threads)
-            if is_all:
-                candidates.add(encodings, num_threads)
-                advance(size)
-                return
-        batch = max(1, _BATCH_BYTES // (4 * encoder.output_dimension))
-        for begin in range(0, len(documents), batch):
-            end = min(begin + batch, len(documents))
-            encodings = encoder.encode_documents(documents._run(begin, end), num_threads=num_threads)
-            candidates.add(encodings, num_threads)
-            advance(end - begin)
-
-
-@contextmanager
-def _progress_bar(total: int, description: str, shown: bool) -> Iterator[Any]:
-    if not shown:
-        yield lambda _: None
-        return
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        raise ModuleNotFoundError('progress=True needs tqdm: pip install "chamfer[cli]"') from None
-    with tqdm(total=total, desc=description, unit="doc") as bar:
-        yield bar.update
+def _is_mapped(array: Any) -> bool:
+    while array is not None and not isinstance(array, np.memmap):
+        array = getattr(array, "base", None)
+    return array is not None
 
 
 @contextmanager

@@ -1,11 +1,15 @@
 """How an index lies on disk: a folder of files that is replaced in one step.
 
 - `PATH/manifest.json`: format version, settings, and name, size and checksum of every file of the current generation.
-- `PATH/g-<12 hex digits>/`: a generation, with vectors.npy, offsets.npy, ids.json, reducer.npz, candidates.faiss.
+- `PATH/g-<12 hex digits>/`: a generation, with vectors.npy, offsets.npy, ids.json, reducer.npz, candidates.faiss, and
+  codes-*.npz of each coded stage of reranking.
 - `PATH/lock`: held by the one who writes.
 
 A save writes a new generation, syncs it, and then replaces manifest.json; that one rename is the moment of change. A
 crash leaves the old index, and a folder that the next save removes.
+
+Version 2 added codes, and to the settings the stages, the reducer's class and how wide a search looks. Version 1 still
+opens.
 """
 
 from __future__ import annotations
@@ -26,9 +30,10 @@ from chamfer.errors import CorruptIndexError
 _T = TypeVar("_T")
 
 FORMAT = "chamfer.Index"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FILES = frozenset({"vectors.npy", "offsets.npy", "ids.json", "reducer.npz", "candidates.faiss"})
 
+_CODES = re.compile(r"codes-[a-z0-9-]+\.npz")
 _MANIFEST = "manifest.json"
 _LOCK = "lock"
 _GENERATION = re.compile(r"g-[0-9a-f]{12}")
@@ -104,20 +109,33 @@ def read(path: Path, load: Callable[[dict[str, Any], Path], _T], *, verify: bool
     """
     while True:
         manifest = _read_manifest(path)
-        if manifest["version"] != FORMAT_VERSION:
+        if manifest["version"] not in (1, FORMAT_VERSION):
             raise ValueError(
-                f"{path}: format version {manifest['version']}, this chamfer reads {FORMAT_VERSION}; upgrade chamfer"
+                f"{path}: format version {manifest['version']}, this chamfer reads up to {FORMAT_VERSION}; "
+                "upgrade chamfer"
             )
         generation = path / manifest["generation"]
         try:
-            if set(manifest["files"]) != FILES:
+            others = set(manifest["files"]) ^ FILES
+            if any(name in FILES or not _CODES.fullmatch(name) for name in others):
                 raise CorruptIndexError(f"{path}: expected files {sorted(FILES)}, got {sorted(manifest['files'])}")
             _check_files(generation, manifest["files"], verify, mapped)
-            return load(manifest["settings"], generation)
+            return load(_upgraded(manifest["settings"], manifest["version"]), generation)
         except (CorruptIndexError, FileNotFoundError) as error:
             # A save may have replaced the index, and removed these files, while they were read.
             if _read_manifest(path)["generation"] == manifest["generation"]:
                 raise CorruptIndexError(str(error)) from None
+
+
+def _upgraded(settings: dict[str, Any], version: int) -> dict[str, Any]:
+    """Return settings as the present version has them."""
+    if version == FORMAT_VERSION:
+        return settings
+    return settings | {
+        "reducer": "FixedDimensionalEncoder",
+        "rerank": [{"name": "exact", "error": 0.0}] if settings.get("rerank") else None,
+        "search": {"num_candidates": None, "budgets": None, "margin": None},
+    }
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

@@ -1,0 +1,357 @@
+"""Tuning: the cheapest search settings that reach a wanted recall, found by comparison with exact search.
+
+One wide search tells all: where the exact top k stand among the candidates, and how each stage of codes scores them.
+From that the recall of every setting is known without running it; a few are then run, for their times.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chamfer.cascade import Cascade, document_passages
+from chamfer.index.settings import SearchSettings
+from chamfer.scoring import maxsim, maxsim_topk
+from chamfer.token_vectors import TokenVectors, TokenVectorsLike, as_token_vectors
+
+if TYPE_CHECKING:
+    from chamfer.index.index import Index
+
+_MAX_QUERIES = 512
+_TIMED_QUERIES = 48
+_NUM_PASSAGES = 256
+
+# Settings that are tried. Numbers of candidates lie 12 % apart; budgets are parts of k.
+_STEP = 1.12
+_MAX_CANDIDATES = 20_000
+_BUDGETS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0)
+_MARGINS = (1.5, 2.0, 3.0, 4.0, 20.0)  # the last drops nothing
+
+# Of what the candidates may lose, at most and at least so much is left to them; the codes lose the rest.
+_CANDIDATES_LOSE = (0.2, 1.0)
+
+_NUM_POINTS = 7
+
+
+@dataclass(frozen=True)
+class TuningPoint:
+    """What one setting gives.
+
+    Attributes:
+        settings: of the search.
+        recall: the mean share of the exact top k that is found.
+        low, high: the 95 % confidence interval of `recall`, over queries like these.
+        milliseconds: median time of a query on one thread, searched alone.
+        stages: median milliseconds by stage.
+        kept: mean number of documents that each stage scores.
+    """
+
+    settings: SearchSettings
+    recall: float
+    low: float
+    high: float
+    milliseconds: float
+    stages: dict[str, float] = field(default_factory=dict)
+    kept: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TuningReport:
+    """What `Index.tune` found.
+
+    Attributes:
+        target_recall: as asked for.
+        k: results per query.
+        num_queries: that recall was measured on.
+        points: from low recall to high.
+        chosen: which of them the index keeps.
+        reached: whether its recall is at least the target.
+        exact_milliseconds: median time of an exact search of all documents, one thread.
+    """
+
+    target_recall: float
+    k: int
+    num_queries: int
+    points: tuple[TuningPoint, ...]
+    chosen: int
+    reached: bool
+    exact_milliseconds: float
+
+    @property
+    def settings(self) -> SearchSettings:
+        """The settings that the index keeps."""
+        return self.points[self.chosen].settings
+
+    def __str__(self) -> str:
+        head = (
+            f"recall@{self.k} against exact search, {self.num_queries} queries, target {self.target_recall:g}: "
+            f"{'reached' if self.reached else 'NOT reached'}; exact search {self.exact_milliseconds:.2f} ms a query"
+        )
+        lines = [
+            head,
+            f"{'recall':>8} {'95 % interval':>15} {'ms':>7} {'candidates':>10}  budgets, margin: stages in ms",
+        ]
+        for i, point in enumerate(self.points):
+            settings = point.settings
+            stages = ", ".join(f"{name} {value:.2f}" for name, value in point.stages.items())
+            budgets = "/".join(map(str, settings.budgets or ())) or "-"
+            margin = "-" if settings.margin is None else f"{settings.margin:g}"
+            lines.append(
+                f"{point.recall:8.3f} {f'{point.low:.3f} to {point.high:.3f}':>15} {point.milliseconds:7.2f} "
+                f"{settings.num_candidates:10d}  {budgets}, {margin}: {stages}{'  <- kept' if i == self.chosen else ''}"
+            )
+        return "\n".join(lines)
+
+    def picture(self, path: str | os.PathLike[str]) -> None:
+        """Draw recall against latency, the stages stacked.
+
+        Args:
+            path: of the picture, .png or .svg.
+
+        Raises:
+            ModuleNotFoundError: matplotlib is not installed.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError:
+            raise ModuleNotFoundError('a picture needs matplotlib: pip install "chamfer[plot]"') from None
+        figure = Figure(figsize=(8, 4.5), layout="constrained")
+        axes = figure.subplots()
+        names = list(dict.fromkeys(name for point in self.points for name in point.stages))
+        left = np.zeros(len(self.points))
+        places = np.arange(len(self.points))
+        for name in names:
+            widths = np.array([point.stages.get(name, 0.0) for point in self.points])
+            axes.barh(places, widths, left=left, label=name)
+            left += widths
+        for place, point in enumerate(self.points):
+            text = f"{point.milliseconds:.2f} ms, {point.settings.num_candidates} candidates"
+            weight = "bold" if place == self.chosen else "normal"
+            axes.text(left[place], place, f"  {text}", va="center", fontweight=weight)
+        labels = [f"{p.recall:.3f}" + (" (kept)" if i == self.chosen else "") for i, p in enumerate(self.points)]
+        axes.set_yticks(places, labels)
+        axes.set_xlim(0, float(left.max(initial=0.0)) * 1.45 or 1.0)
+        axes.set_ylabel(f"recall@{self.k} against exact search")
+        axes.set_xlabel(f"ms a query, one thread (exact search: {self.exact_milliseconds:.2f})")
+        axes.legend(loc="lower right")
+        axes.set_title(f"target {self.target_recall:g}, {self.num_queries} queries")
+        figure.savefig(path, dpi=120)
+
+
+@dataclass(frozen=True)
+class _Simulation:
+    """A wide search of all queries, from which every narrower one follows.
+
+    Attributes:
+        k: results per query.
+        rows: int64, shape (num_queries, width): candidates, best first.
+        wanted: bool, the same shape: which are among the exact top k.
+        num_wanted: shape (num_queries,): how many there are, found or not.
+        scores: of each stage but an exact last one, the scores of the candidates; -inf where there is none.
+        errors: of each of these, the error in score of each query, shape (num_queries,).
+        ends_exact: whether the last stage is exact.
+    """
+
+    k: int
+    rows: NDArray[np.int64]
+    wanted: NDArray[np.bool_]
+    num_wanted: NDArray[np.int64]
+    scores: list[NDArray[np.float32]]
+    errors: list[NDArray[np.float64]]
+    ends_exact: bool
+
+    def recalls(
+        self, num_candidates: int, budgets: Sequence[int], margin: float
+    ) -> tuple[NDArray[np.float64], list[float]]:
+        """Return the recall of each query, and the mean number of documents that each stage scores."""
+        alive = np.zeros(self.rows.shape, bool)
+        alive[:, :num_candidates] = self.rows[:, :num_candidates] >= 0
+        widths = []
+        for stage, scores in enumerate(self.scores):
+            widths.append(float(alive.sum(axis=1).mean()))
+            is_last = stage == len(self.scores) - 1 and not self.ends_exact
+            kept = self.k if is_last else max(self.k, budgets[stage])
+            left = np.where(alive, scores, -np.inf)[:, :num_candidates]
+            # Ties go to the lower row in a search; here, to the earlier candidate: no matter for a mean.
+            order = np.argsort(-left, axis=1, kind="stable")
+            ranks = np.empty_like(order)
+            np.put_along_axis(ranks, order, np.arange(left.shape[1])[None], axis=1)
+            alive = alive.copy()
+            alive[:, :num_candidates] &= ranks < kept
+            if not is_last and left.shape[1] >= self.k:
+                kth = np.take_along_axis(left, order[:, self.k - 1 : self.k], axis=1)[:, 0]
+                with np.errstate(invalid="ignore"):
+                    least = kth - margin * self.errors[stage] if np.isfinite(margin) else np.full(len(kth), -np.inf)
+                alive[:, :num_candidates] &= left >= least[:, None]
+        if self.ends_exact:
+            widths.append(float(alive.sum(axis=1).mean()))
+        found = (alive & self.wanted).sum(axis=1)
+        return found / np.maximum(self.num_wanted, 1), widths
+
+
+def check_recall(target_recall: float) -> float:
+    """Return a recall as a float above 0 and at most 1."""
+    if isinstance(target_recall, bool) or not isinstance(target_recall, (int, float, np.integer, np.floating)):
+        raise TypeError(f"target_recall: expected a number, got {type(target_recall).__name__}")
+    if not 0 < target_recall <= 1:
+        raise ValueError(f"target_recall: expected above 0 and at most 1, got {target_recall}")
+    return float(target_recall)
+
+
+def split_queries(
+    queries: TokenVectorsLike | None, documents: TokenVectors
+) -> tuple[TokenVectors | None, TokenVectors]:
+    """Return what to fit to and what to tune with: every other query each; or None, and passages of documents."""
+    if queries is None:
+        return None, document_passages(documents, _spread(np.flatnonzero(documents.lengths), _NUM_PASSAGES))
+    given = as_token_vectors(queries, "queries")
+    filled = np.flatnonzero(given.lengths)
+    if len(filled) < 2:
+        raise ValueError(f"queries: expected at least 2 with vectors to fit and to tune, got {len(filled)}")
+    return given.select(filled[::2]), given.select(filled[1::2])
+
+
+def tune(index: Index, queries: TokenVectors, target_recall: float, k: int, num_threads: int) -> TuningReport:
+    """Find settings; see `Index.tune`. The index is searched, not changed."""
+    cascade = index._cascade
+    assert cascade is not None
+    queries = queries.select(_spread(np.flatnonzero(queries.lengths), _MAX_QUERIES))
+    simulation, grid = _simulate(index, cascade, queries, k, target_recall, num_threads)
+    costs = _costs(cascade, queries, simulation)
+    settled = _frontier(simulation, grid, costs, len(cascade.stages) - 1)
+    recalls = [recall for recall, _, _ in settled]
+    reaching = [i for i, recall in enumerate(recalls) if recall >= target_recall]
+    chosen = reaching[0] if reaching else len(settled) - 1
+    shown = sorted({chosen, *np.linspace(0, len(settled) - 1, min(_NUM_POINTS, len(settled))).astype(int).tolist()})
+    timed = _spread(np.arange(len(queries)), _TIMED_QUERIES)
+    points = tuple(_measure(index, simulation, queries, settled[i][2], timed) for i in shown)
+    exact = [
+        _seconds(lambda: index.search(queries.select([row]), k, exact=True, num_threads=1))  # noqa: B023
+        for row in timed[:8].tolist()
+    ]
+    return TuningReport(
+        target_recall, k, len(queries), points, shown.index(chosen), bool(reaching), float(np.median(exact)) * 1e3
+    )
+
+
+def _simulate(
+    index: Index, cascade: Cascade, queries: TokenVectors, k: int, target_recall: float, num_threads: int
+) -> tuple[_Simulation, list[int]]:
+    """Return the simulation, and the numbers of candidates worth trying, ascending."""
+    exact = maxsim_topk(queries, index._documents, k, num_threads=num_threads)[1]
+    encodings = index._reducer.encode_queries(queries, num_threads=num_threads)
+    num_wanted = (exact >= 0).sum(axis=1)
+    most = min(len(index), _MAX_CANDIDATES)
+    width = min(most, max(256, 20 * k))
+    may_lose = 1.0 - target_recall
+    while True:
+        rows = index._find_candidates(encodings, width, num_threads)[1]
+        wanted = np.zeros(rows.shape, bool)
+        for i in range(len(rows)):
+            wanted[i] = np.isin(rows[i], exact[i][exact[i] >= 0])
+        reached = np.cumsum(wanted, axis=1) / np.maximum(num_wanted, 1)[:, None]
+        by_width = reached.mean(axis=0)
+        enough = by_width >= 1.0 - _CANDIDATES_LOSE[0] * may_lose
+        if enough.any() or width == most:
+            break
+        width = min(most, 4 * width)
+    last = int(np.argmax(enough)) + 1 if enough.any() else width
+    first = int(np.argmax(by_width >= 1.0 - _CANDIDATES_LOSE[1] * may_lose)) + 1
+    # Below the target too: the report shows what less recall would cost.
+    grid, number = [], float(max(k, min(first, last) // 3))
+    while number < last:
+        grid.append(int(number))
+        number = max(number * _STEP, number + 1)
+    grid.append(max(k, last))
+    grid = sorted({min(n, rows.shape[1]) for n in grid})
+    rows, wanted = np.ascontiguousarray(rows[:, : grid[-1]]), wanted[:, : grid[-1]]
+    scores, errors = [], []
+    for stage in cascade.stages:
+        if stage.codec is not None:
+            scores.append(maxsim(queries, stage.documents, candidates=rows, num_threads=num_threads))
+            errors.append(stage.error * queries.lengths.astype(np.float64))
+    ends_exact = cascade.stages[-1].codec is None
+    return _Simulation(k, rows, wanted, num_wanted, scores, errors, ends_exact), grid
+
+
+def _costs(cascade: Cascade, queries: TokenVectors, simulation: _Simulation) -> list[float]:
+    """Return seconds a document of each stage, of queries alone on one thread."""
+    costs = []
+    for stage in cascade.stages:
+        seconds = []
+        for i in _spread(np.arange(len(queries)), 12).tolist():
+            query, rows = queries.select([i]), simulation.rows[i : i + 1, :200]
+            seconds.append(
+                _seconds(lambda: maxsim_topk(query, stage.documents, 1, candidates=rows, num_threads=1))  # noqa: B023
+                / rows.shape[1]
+            )
+        costs.append(float(np.median(seconds)))
+    return costs
+
+
+def _frontier(
+    simulation: _Simulation, grid: list[int], costs: list[float], num_budgets: int
+) -> list[tuple[float, float, SearchSettings]]:
+    """Return (recall, seconds, settings) of the settings that no other beats in both, by ascending recall."""
+    k = simulation.k
+    choices = [int(np.ceil(part * k)) for part in _BUDGETS] if num_budgets else [k]
+    found = []
+    for number, budget, margin in itertools.product(grid, choices, _MARGINS if num_budgets else (float("inf"),)):
+        if num_budgets and budget >= number and budget != choices[0]:
+            continue
+        # Each stage is finer than the one before, and hands on less.
+        budgets = tuple(max(k, budget // 2**i) for i in range(num_budgets))
+        recalls, widths = simulation.recalls(number, budgets, margin)
+        seconds = sum(width * cost for width, cost in zip(widths, costs, strict=True))
+        settings = SearchSettings(max(number, k), budgets or None, margin if num_budgets else None)
+        found.append((float(recalls.mean()), seconds, settings))
+    found.sort(key=lambda entry: (entry[1], -entry[0]))
+    best: list[tuple[float, float, SearchSettings]] = []
+    for entry in found:
+        if not best or entry[0] > best[-1][0]:
+            best.append(entry)
+    return best
+
+
+def _measure(
+    index: Index, simulation: _Simulation, queries: TokenVectors, settings: SearchSettings, timed: NDArray[np.int64]
+) -> TuningPoint:
+    margin = float("inf") if settings.margin is None else settings.margin
+    recalls, widths = simulation.recalls(settings.num_candidates or simulation.k, settings.budgets or (), margin)
+    half = 1.96 * float(recalls.std(ddof=1 if len(recalls) > 1 else 0)) / len(recalls) ** 0.5
+    seconds, stages = [], []
+    for row in timed.tolist():
+        query = queries.select([row])
+        begin = time.perf_counter()
+        result = index._search(query, simulation.k, settings, None, 1)
+        seconds.append(time.perf_counter() - begin)
+        stages.append(result.timings)
+    names = [name for name in stages[0] if name != "total"]
+    assert index._cascade is not None
+    return TuningPoint(
+        settings,
+        float(recalls.mean()),
+        max(0.0, float(recalls.mean()) - half),
+        min(1.0, float(recalls.mean()) + half),
+        float(np.median(seconds)) * 1e3,
+        {name: float(np.median([each[name] for each in stages])) * 1e3 for name in names},
+        {f"rerank {name}": width for name, width in zip(index._cascade.names, widths, strict=True)},
+    )
+
+
+def _spread(rows: NDArray[Any], size: int) -> NDArray[np.int64]:
+    """Return at most so many of the rows, spread evenly."""
+    return rows[np.linspace(0, len(rows) - 1, min(len(rows), size)).astype(np.int64)].astype(np.int64)
+
+
+def _seconds(call: Any) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin

@@ -1,0 +1,173 @@
+"""Index.tune: what it predicts is what a search does, and the target is reached where it can be."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+import chamfer as ch
+from chamfer.index import SearchSettings, tuning
+from samples import off_centre_collection
+
+
+@pytest.fixture(scope="module")
+def documents():
+    rng = np.random.default_rng(5)
+    lengths = [int(n) for n in rng.integers(3, 20, 700)]
+    lengths[11] = lengths[400] = 0
+    return off_centre_collection(rng, lengths)
+
+
+@pytest.fixture(scope="module")
+def queries():
+    rng = np.random.default_rng(6)
+    return off_centre_collection(rng, [int(n) for n in rng.integers(2, 12, 60)])
+
+
+def recall(index, queries, k=10):
+    exact = index.search(queries, k, exact=True).ids
+    found = index.search(queries, k).ids
+    return np.array([np.isin(wanted, mine).mean() for wanted, mine in zip(exact, found, strict=True)])
+
+
+STAGES = [["exact"], ["scalar:2", "exact"], ["binary", "int8", "exact"], ["binary", "int8"], ["int8"]]
+
+
+@pytest.mark.parametrize("stages", STAGES, ids=" ".join)
+@pytest.mark.parametrize("k", [1, 10])
+def test_every_setting_finds_what_the_simulation_says(documents, queries, stages, k):
+    index = ch.Index.build(documents, rerank=stages)
+    simulation, grid = tuning._simulate(index, index._cascade, queries, k, 0.8, 1)
+    assert grid == sorted(set(grid))
+    assert min(grid) >= k
+    exact = index.search(queries, k, exact=True).ids
+    for number in (grid[0], grid[len(grid) // 2], grid[-1]):
+        for budget in (k, 3 * k):
+            for margin in (0.0, 1.0, 20.0):
+                budgets = (budget,) * (len(stages) - 1)
+                predicted, widths = simulation.recalls(number, budgets, margin)
+                settings = SearchSettings(number, budgets or None, margin)
+                found = index._search(queries, k, settings, None, 1).ids
+                measured = [np.isin(wanted, mine).mean() for wanted, mine in zip(exact, found, strict=True)]
+                np.testing.assert_allclose(predicted, measured)
+                assert len(widths) == len(stages)
+                assert widths == sorted(widths, reverse=True)
+
+
+def test_the_target_is_reached_and_kept(documents, queries, tmp_path):
+    index = ch.Index.build(documents, rerank=["scalar:2", "exact"])
+    report = index.tune(queries, 0.9)
+    assert report.reached
+    assert index.settings == report.settings
+    point = report.points[report.chosen]
+    assert recall(index, queries).mean() == pytest.approx(point.recall)
+    assert point.low <= 0.9 <= point.recall <= point.high
+    assert [p.recall for p in report.points] == sorted(p.recall for p in report.points)
+    assert all(p.recall < 0.9 for p in report.points[: report.chosen])  # the cheapest that reaches it
+    assert set(point.stages) == {"encode", "candidates", "rerank scalar:2", "rerank exact"}
+    assert set(point.kept) == {"rerank scalar:2", "rerank exact"}
+    index.save(tmp_path / "index")
+    opened = ch.Index.open(tmp_path / "index")
+    assert opened.settings == report.settings
+    np.testing.assert_array_equal(opened.search(queries).ids, index.search(queries).ids)
+
+
+def test_a_higher_target_takes_no_fewer_candidates_or_budget(documents, queries):
+    index = ch.Index.build(documents)
+    recalls = []
+    for target in (0.7, 0.95, 1.0):
+        report = index.tune(queries, target)
+        recalls.append(report.points[report.chosen].recall)
+        assert report.reached
+        assert recalls[-1] >= target
+    assert recalls == sorted(recalls)
+    np.testing.assert_array_equal(index.search(queries).ids, index.search(queries, exact=True).ids)
+
+
+def test_what_codes_alone_cannot_reach_is_said(documents, queries):
+    index = ch.Index.build(documents, rerank="binary")
+    report = index.tune(queries, 1.0)
+    assert not report.reached
+    assert report.chosen == len(report.points) - 1
+    assert "NOT reached" in str(report)
+
+
+def test_the_report_prints_draws_and_goes_through_json(documents, queries, tmp_path):
+    pytest.importorskip("matplotlib")
+    report = ch.Index.build(documents).tune(queries, 0.9)
+    text = str(report)
+    assert "<- kept" in text
+    assert len(text.splitlines()) == 2 + len(report.points)
+    report.picture(tmp_path / "tuning.png")
+    assert (tmp_path / "tuning.png").stat().st_size > 10_000
+    assert json.loads(json.dumps(asdict(report), allow_nan=False))["k"] == 10
+
+
+def test_tuned_settings_give_way_to_a_wider_search(documents, queries):
+    index = ch.Index.build(documents, rerank=["scalar:2", "exact"])
+    index.tune(queries, 0.8, k=1)
+    found = index.search(queries, 100)
+    assert (found.ids >= 0).all()
+    wide = ch.Index.build(documents, rerank=["scalar:2", "exact"]).search(queries, 100)
+    if index.settings.num_candidates < 100:
+        np.testing.assert_array_equal(found.ids, wide.ids)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_build_tunes_when_asked_for_a_target(documents, queries, given):
+    index = ch.Index.build(documents, queries=queries if given else None, target_recall=0.9)
+    assert index.settings.num_candidates is not None
+    assert recall(index, queries).mean() > 0.8
+
+
+def test_few_queries_and_empty_ones_are_enough(documents, queries):
+    some = ch.TokenVectors(queries.vectors, np.concatenate([[0], queries.offsets]))
+    assert ch.Index.build(documents).tune(some, 0.9).num_queries == len(queries)
+    report = ch.Index.build(documents).tune(queries.select([0]), 0.5)
+    assert report.num_queries == 1
+    assert report.points[report.chosen].low <= report.points[report.chosen].recall
+
+
+def test_fewer_documents_than_k(queries, documents):
+    index = ch.Index.build(documents.select(np.arange(4)))
+    report = index.tune(queries, 1.0, k=10)
+    assert report.reached
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"target_recall": 0}, ValueError, "target_recall: expected above 0 and at most 1, got 0"),
+        ({"target_recall": 1.5}, ValueError, "target_recall: expected above 0 and at most 1, got 1.5"),
+        ({"target_recall": "0.9"}, TypeError, "target_recall: expected a number, got str"),
+        ({"target_recall": float("nan")}, ValueError, "target_recall: expected above 0"),
+        ({"k": 0}, ValueError, "k: expected at least 1"),
+        ({"queries": np.ones((2, 5), np.float32)}, ValueError, "queries: expected dim"),
+        ({"queries": ch.TokenVectors(np.ones((0, 16), np.float32), [0, 0])}, ValueError, "queries: expected at least"),
+    ],
+)
+def test_bad_input_is_named(documents, queries, arguments, error, message):
+    index = ch.Index.build(documents)
+    arguments = {"queries": queries} | arguments
+    if isinstance(arguments["queries"], ch.TokenVectors) and arguments["queries"].dim != index._documents.dim:
+        arguments["queries"] = ch.TokenVectors(np.ones((0, index._documents.dim), np.float32), [0, 0])
+    with pytest.raises(error, match=message.replace("[", r"\[")):
+        index.tune(**arguments)
+    assert index.settings == SearchSettings()
+
+
+def test_an_index_that_does_not_rerank_cannot_be_tuned(documents, queries):
+    with pytest.raises(ValueError, match="rerank=None"):
+        ch.Index.build(documents, rerank=None).tune(queries)
+    with pytest.raises(ValueError, match="target_recall: expected None"):
+        ch.Index.build(documents, rerank=None, target_recall=0.9)
+
+
+def test_a_report_is_of_the_settings_it_kept(documents, queries):
+    index = ch.Index.build(documents)
+    report = index.tune(queries, 0.9)
+    index.settings = replace(report.settings, num_candidates=len(documents))
+    assert recall(index, queries).mean() >= report.points[report.chosen].recall
