@@ -154,11 +154,13 @@ def test_the_index_keeps_its_own_encoder(documents, queries):
     np.testing.assert_array_equal(index.search(queries).ids, before.ids)
 
 
-@pytest.mark.parametrize("center", [False, True])
-def test_sample_queries_that_would_be_ignored_are_refused(documents, queries, center):
-    encoder = ch.FixedDimensionalEncoder(DIM, center=center).fit(documents)
-    with pytest.raises(ValueError, match="queries: expected None, since this reducer is fitted already"):
-        ch.Index.build(documents, reducer=encoder, queries=queries)
+def test_sample_queries_serve_codes_where_the_reducer_is_fitted(documents, queries):
+    encoder = ch.FixedDimensionalEncoder(DIM).fit(documents)
+    stages = ["scalar:2", "exact"]
+    index = ch.Index.build(documents, reducer=encoder, queries=queries, rerank=stages)
+    assert index._cascade.stages[0].error == Cascade.build(documents, stages, queries).stages[0].error
+    assert index._cascade.stages[0].error != Cascade.build(documents, stages).stages[0].error
+    np.testing.assert_array_equal(index.reducer.encode_queries(queries), encoder.encode_queries(queries))
 
 
 def test_carving_is_refused_where_nothing_is_reranked(documents, index, queries):
@@ -234,7 +236,7 @@ def test_each_stage_has_its_time_and_count_and_bytes(documents, queries):
     assert stats["rerank"] == ["binary", "int8", "exact"]
     assert stats["on_disk"] == []
     codes = ch.codec("int8", DIM).fit(documents).encode(documents)
-    assert list(stats["bytes_per_token"]) == ["token_vectors", "candidates", "codes binary", "codes int8"]
+    assert list(stats["bytes_per_token"]) == ["token_vectors", "reducer", "candidates", "codes binary", "codes int8"]
     assert stats["bytes_per_token"]["codes int8"] == codes.nbytes / documents.num_tokens
     carved = index.search(queries, 5, carving_threshold=0.9)
     assert list(carved.timings) == ["encode", "candidates", "carve", *stages, "total"]

@@ -1,11 +1,12 @@
 """A saved reducer: it comes back bit for bit, and a damaged file is refused as such."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from chamfer import CorruptIndexError, LearnedReducer
+from chamfer import CorruptIndexError, LearnedReducer, TokenVectors
 from chamfer._archives import read_archive, write_archive
 from samples import off_centre_collection, read_npz
 
@@ -50,6 +51,30 @@ def test_given_features_are_kept_for_the_next_fit(path):
     reducer.save(path)
     again = LearnedReducer.load(path).fit(DOCUMENTS)
     np.testing.assert_array_equal(again.encode_queries(DOCUMENTS), reducer.encode_queries(DOCUMENTS))
+
+
+def test_what_only_documents_need_may_stay_on_disk(path):
+    mapped = LearnedReducer._load(path, mapped=True)
+    left_out = sum(ARRAYS[name].nbytes for name in ("samples", "document_map"))
+    assert mapped.nbytes == REDUCER.nbytes - left_out
+    for verb in ("encode_documents", "encode_queries"):
+        np.testing.assert_array_equal(getattr(mapped, verb)(DOCUMENTS), getattr(REDUCER, verb)(DOCUMENTS))
+    for name in ("samples", "document_map"):
+        array = mapped._found.arrays[name]
+        assert isinstance(array.base, np.memmap)
+        np.testing.assert_array_equal(array, ARRAYS[name])
+    mapped.save(path)  # over the file that it maps
+    np.testing.assert_array_equal(
+        LearnedReducer.load(path).encode_documents(DOCUMENTS), mapped.encode_documents(DOCUMENTS)
+    )
+
+
+def test_the_golden_reducer_of_version_1_loads_for_ever():
+    golden = Path(__file__).parent / "data" / "learned_v1"
+    reducer, expected = LearnedReducer.load(golden / "reducer.npz"), read_npz(golden / "expected.npz")
+    items = TokenVectors(expected["vectors"], expected["offsets"])
+    for verb in ("encode_documents", "encode_queries"):
+        np.testing.assert_allclose(getattr(reducer, verb)(items), expected[verb], rtol=1e-4, atol=1e-5)
 
 
 def test_a_missing_file_is_not_found(tmp_path):

@@ -49,7 +49,7 @@ def test_every_setting_finds_what_the_simulation_says(documents, queries, stages
             for margin in (0.0, 1.0, 20.0):
                 budgets = (budget,) * (len(stages) - 1)
                 predicted, widths = simulation.recalls(number, budgets, margin)
-                settings = SearchSettings(number, budgets or None, margin)
+                settings = SearchSettings(number, budgets or None, margin, k)
                 found = index._search(queries, k, settings, None, 1).ids
                 measured = [np.isin(wanted, mine).mean() for wanted, mine in zip(exact, found, strict=True)]
                 np.testing.assert_allclose(predicted, measured)
@@ -62,13 +62,14 @@ def test_the_target_is_reached_and_kept(documents, queries, tmp_path):
     report = index.tune(queries, 0.9)
     assert report.reached
     assert index.settings == report.settings
+    assert index.tuning_report is report
     point = report.points[report.chosen]
     assert recall(index, queries).mean() == pytest.approx(point.recall)
     assert point.low <= 0.9 <= point.recall <= point.high
     assert [p.recall for p in report.points] == sorted(p.recall for p in report.points)
     assert all(p.recall < 0.9 for p in report.points[: report.chosen])  # the cheapest that reaches it
     assert set(point.stages) == {"encode", "candidates", "rerank scalar:2", "rerank exact"}
-    assert set(point.kept) == {"rerank scalar:2", "rerank exact"}
+    assert set(point.num_scored) == {"rerank scalar:2", "rerank exact"}
     index.save(tmp_path / "index")
     opened = ch.Index.open(tmp_path / "index")
     assert opened.settings == report.settings
@@ -111,9 +112,11 @@ def test_tuned_settings_give_way_to_a_wider_search(documents, queries):
     index.tune(queries, 0.8, k=1)
     found = index.search(queries, 100)
     assert (found.ids >= 0).all()
-    wide = ch.Index.build(documents, rerank=["scalar:2", "exact"]).search(queries, 100)
-    if index.settings.num_candidates < 100:
-        np.testing.assert_array_equal(found.ids, wide.ids)
+    wide = ch.Index.build(documents, rerank=["scalar:2", "exact"])
+    np.testing.assert_array_equal(found.ids, wide.search(queries, 100).ids)
+    # So does a search that says how many candidates: it asked for more recall, or less, not for tuned budgets.
+    named, untuned = index.search(queries, 1, num_candidates=300), wide.search(queries, 1, num_candidates=300)
+    np.testing.assert_array_equal(named.ids, untuned.ids)
 
 
 @pytest.mark.parametrize("given", [True, False])

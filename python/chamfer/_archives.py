@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import struct
+import zipfile
 from pathlib import Path
 from typing import IO, Any
 
@@ -60,6 +63,19 @@ def read_archive(path: Path, format_name: str, version: int) -> tuple[dict[str, 
     if not intact:
         raise CorruptIndexError(f"{path}: its contents do not fit together (checksum differs)")
     return header["parameters"], arrays
+
+
+def map_arrays(path: Path, arrays: dict[str, NDArray[Any]], names: tuple[str, ...]) -> None:
+    """Replace some of the arrays that `read_archive` returned by maps of the file; they need not be aligned."""
+    with zipfile.ZipFile(path) as archive, path.open("rb") as stream:
+        for name in names:
+            info = archive.getinfo(f"{name}.npy")
+            stream.seek(info.header_offset + 26)
+            stream.seek(sum(struct.unpack("<HH", stream.read(4))), os.SEEK_CUR)  # file name and extra field
+            np.lib.format.read_magic(stream)
+            np.lib.format.read_array_header_1_0(stream)
+            shape, dtype = arrays[name].shape, arrays[name].dtype
+            arrays[name] = np.memmap(path, dtype, "r", stream.tell(), shape).view(np.ndarray)
 
 
 def _checksum(parameters: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> str:

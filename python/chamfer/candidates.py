@@ -14,6 +14,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from chamfer._sampling import spread
 from chamfer.errors import CorruptIndexError
 
 # Queries that one FAISS call takes. Fixed, and each call runs on one thread: what a query finds cannot depend on
@@ -85,6 +86,11 @@ class FaissCandidates:
         return bool(self._index.is_trained)
 
     @property
+    def most_training(self) -> int | None:
+        """Encodings that are enough to train, None if the more the better."""
+        return _FAST_SCAN_TRAINING if isinstance(self._index, faiss.IndexPQFastScan) else None
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the index when written; found by writing it to nowhere, once after each change."""
         if self._nbytes is not None:
@@ -102,13 +108,11 @@ class FaissCandidates:
 
     def train(self, encodings: NDArray[np.float32], num_threads: int) -> None:
         """Fit the index (its centroids, ranges or codebooks) to sample encodings, shape (n, dim)."""
-        if isinstance(self._index, faiss.IndexPQFastScan):
+        if self.most_training is not None:
             # Its codebooks are fitted one after the other, and threads wait for each other at each step: on a busy
             # machine two take thirty times as long as one (512 codebooks of 16 levels: 93 s and 3 s).
             num_threads = 1
-            encodings = encodings[
-                np.linspace(0, len(encodings) - 1, min(len(encodings), _FAST_SCAN_TRAINING), dtype=int)
-            ]
+            encodings = encodings[spread(len(encodings), self.most_training)]
         with self._translated(f"train on {len(encodings)} encodings"), _faiss_threads(num_threads):
             self._index.train(encodings)
 

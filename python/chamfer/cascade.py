@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chamfer._runtime import check_positive_int, resolve_num_threads
+from chamfer._sampling import spread
 from chamfer.codecs import Codec, TokenCodes, codec
 from chamfer.scoring import maxsim, maxsim_topk
 from chamfer.token_vectors import TokenVectors, TokenVectorsLike, as_token_vectors
@@ -252,14 +253,14 @@ def _score_error(
 ) -> float:
     """Return the root mean square of code scores less exact scores, and less the query's mean, per query token."""
     filled = np.flatnonzero(documents.lengths)
-    sample = filled[_spread(len(filled), _ERROR_DOCUMENTS)]
+    sample = filled[spread(len(filled), _ERROR_DOCUMENTS)]
     if len(sample) < 2:
         return 0.0  # with one document there is nothing to get in a wrong order
     if queries is None:
-        queries = document_passages(documents, filled[_spread(len(filled), _ERROR_QUERIES)])
+        queries = document_passages(documents, filled[spread(len(filled), _ERROR_QUERIES)])
     else:
         asked = np.flatnonzero(queries.lengths)
-        queries = queries.select(asked[_spread(len(asked), _ERROR_QUERIES)])
+        queries = queries.select(asked[spread(len(asked), _ERROR_QUERIES)])
     exact = maxsim(queries, documents.select(sample), num_threads=num_threads)
     coded = maxsim(queries, codes.select(sample), num_threads=num_threads)
     differences = coded.astype(np.float64) - exact
@@ -277,8 +278,3 @@ def document_passages(documents: TokenVectors, rows: NDArray[np.int64]) -> Token
         begin = max(0, (len(vectors) - _ERROR_QUERY_TOKENS) // 2)
         passages.append(vectors[begin : begin + _ERROR_QUERY_TOKENS])
     return TokenVectors.from_list(passages)
-
-
-def _spread(n: int, size: int) -> NDArray[np.int64]:
-    """Return up to `size` of the rows 0 to n - 1, spread evenly, none twice."""
-    return np.linspace(0, n - 1, min(n, size)).astype(np.int64)

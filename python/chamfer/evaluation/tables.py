@@ -32,12 +32,16 @@ def print_facts(console: Console, facts: Mapping[str, Any], as_json: bool) -> No
     for name, value in facts.items():
         text = value
         if isinstance(value, dict):
-            text = ", ".join(f"{part} {number:.1f}" for part, number in value.items())
+            text = ", ".join(f"{part} {_fact(number)}" for part, number in value.items())
         elif isinstance(value, list):
             text = ", ".join(map(str, value))
         elif isinstance(value, float):
             text = f"{value:.2f}"
         console.print(f"{name.replace('_', ' '):16} {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _fact(value: Any) -> str:
+    return f"{value:.1f}" if isinstance(value, float) else "auto" if value is None else str(value)
 
 
 def print_json(value: Any) -> None:

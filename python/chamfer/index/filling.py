@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from chamfer._progress import progress_bar
+from chamfer._sampling import spread
 from chamfer.candidates import FaissCandidates
 from chamfer.index.reducing import Reducer
 from chamfer.reducers import LearnedReducer
@@ -21,11 +21,14 @@ _LARGEST_SCAN = 20_000
 # Learned encodings: 4 bits a number, 16 levels fitted to each, by FAISS's fast scan. On SciFact that finds what 8 bits
 # and float32 find (R10@100 0.933 each) in a seventh of the time. FAISS wants 39 sample encodings per level.
 _FEWEST_FOR_FAST_SCAN = 624
-_LARGEST_FAST_SCAN = 1_000_000  # 5 ms a query
+_LARGEST_FAST_SCAN = 1_000_000
 
 # Encodings of so many bytes are made and handed to FAISS at a time, and at most so many serve to train it.
 _BATCH_BYTES = 64 * 2**20
 _TRAINING_BYTES = 2**30
+
+# Of so many documents the encodings are held at once, and not made twice: for training, and to be added.
+_FEW = 20_000
 
 
 def make_candidates(
@@ -47,7 +50,7 @@ def make_candidates(
         _fill(found, encoder, documents, num_threads, progress)
         return found
     rows = np.flatnonzero(documents.lengths)
-    rows = rows[_spread(len(rows), min(len(rows), 64))]
+    rows = rows[spread(len(rows), 64)]
     encodings = encoder.encode_documents(documents.select(rows), num_threads=num_threads)
     if not found.holds(encodings, rows):
         raise ValueError(
@@ -74,11 +77,6 @@ def _training_size(num_documents: int, encoding_dimension: int) -> int:
     return min(num_documents, max(1, _TRAINING_BYTES // (4 * encoding_dimension)))
 
 
-def _spread(n: int, size: int) -> NDArray[np.int64]:
-    """Return `size` of the rows 0 to n - 1, spread evenly."""
-    return np.linspace(0, n - 1, size).astype(np.int64)
-
-
 def _fill(
     candidates: FaissCandidates,
     encoder: Reducer,
@@ -90,17 +88,21 @@ def _fill(
     with progress_bar(len(documents), "encode documents", progress) as advance:
         if not candidates.is_trained:
             size = _training_size(len(documents), encoder.output_dimension)
+            if candidates.most_training is not None and len(documents) > _FEW:
+                size = min(size, candidates.most_training)
             is_all = size == len(documents)
-            sample = documents if is_all else documents.select(_spread(len(documents), size))
+            sample = documents if is_all else documents.select(spread(len(documents), size))
             encodings = encoder.encode_documents(sample, num_threads=num_threads)
             candidates.train(encodings, num_threads)
             if is_all:
                 candidates.add(encodings, num_threads)
                 advance(size)
-                return
+                documents = documents._run(0, 0)
         batch = max(1, _BATCH_BYTES // (4 * encoder.output_dimension))
         for begin in range(0, len(documents), batch):
             end = min(begin + batch, len(documents))
             encodings = encoder.encode_documents(documents._run(begin, end), num_threads=num_threads)
             candidates.add(encodings, num_threads)
             advance(end - begin)
+    if isinstance(encoder, LearnedReducer):
+        encoder.forget_drift()  # what comes now is compared with these documents

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,6 +81,7 @@ class Index:
         self._cascade = cascade
         self._path = path
         self.settings = settings or SearchSettings()
+        self.tuning_report: TuningReport | None = None  # of the last `tune`, or of `build` with a target
         self._num_empty = int((documents.lengths == 0).sum())
         self._ids_by_row: NDArray[Any] = np.empty(len(ids), object if ids and isinstance(ids[0], str) else np.int64)
         self._ids_by_row[:] = ids
@@ -120,10 +121,10 @@ class Index:
                 stage hands its best on to the next; the index keeps the codes of each. "auto" is ["scalar:2", "exact"]
                 from 1,000 documents on, "exact" below. None returns candidates as the encodings rank them.
             queries: sample queries, a hundred or more, to fit the reducer; without them recall is lower (see
-                `LearnedReducer.fit`). Codes are fitted to them too. Not to be given with a reducer that is fitted or
-                needs no fit.
-            target_recall: call `tune` at the end, k = 10: with every other of the queries, which the fit then does not
-                see; or, without queries, with passages of documents, whose recall is only near that of real queries.
+                `LearnedReducer.fit`). Codes are fitted to them too, also where the reducer is fitted already.
+            target_recall: call `tune` at the end, k = 10, and keep its report in `tuning_report`: with every other of
+                the queries, which the fit then does not see; or, without queries, with passages of documents, whose
+                recall is only near that of real queries.
             num_threads: threads to use; None means the CPUs of this process.
             progress: show progress bars (needs tqdm: pip install "chamfer[cli]").
 
@@ -271,7 +272,7 @@ class Index:
             queries: a collection of queries of the index's dim; one 2-D array is one query.
             k: documents to return per query, at least 1.
             num_candidates: documents to rerank per query, at least k; more: better recall, slower. None means the
-                index's `settings`, or else 500, or 10 k if that is more.
+                index's `settings` as a whole, or else 500, or 10 k if that is more.
             exact: score every document by MaxSim and skip the candidates: the answer that the others approximate.
             carving_threshold: rerank with queries shortened by `ball_carving` at this threshold; faster, scores
                 approximate. None reranks with all query tokens.
@@ -301,7 +302,9 @@ class Index:
             return SearchResult(self._ids_of(rows), scores, timings, {"exact": _most_found(rows)})
         settings = self._settings
         if num_candidates is not None:
-            settings = replace(settings, num_candidates=num_candidates)
+            settings = SearchSettings(num_candidates)
+        elif settings.k is not None and k > settings.k:
+            settings = SearchSettings()
         return self._search(query_vectors, k, settings, carving_threshold, threads)
 
     def tune(
@@ -314,7 +317,8 @@ class Index:
     ) -> TuningReport:
         """Find the cheapest settings that reach a recall against exact search, and search with them from now on.
 
-        They are kept by `save`. A search for more than k results takes the defaults where the settings are too narrow.
+        They are kept by `save`, and serve searches for up to k results that do not name `num_candidates`. The report
+        stays in `tuning_report`.
 
         Args:
             queries: queries like those to come, a hundred or more, that the reducer was not fitted to (it finds more
@@ -341,7 +345,13 @@ class Index:
             raise ValueError("queries: expected at least one query with a vector, got none")
         report = tune(self, query_vectors, check_recall(target_recall), k, resolve_num_threads(num_threads))
         self.settings = report.settings
+        self.tuning_report = report
         return report
+
+    @property
+    def reducer(self) -> Reducer:
+        """What makes one vector of a document; `stats` of a learned one tells when documents have drifted."""
+        return self._reducer
 
     def _check_queries(self, queries: TokenVectorsLike) -> TokenVectors:
         query_vectors = as_token_vectors(queries, "queries")
@@ -391,6 +401,15 @@ class Index:
         timings["total"] = time.perf_counter() - begin
         return SearchResult(ids, scores, timings, kept)
 
+    def _rows_of(self, ids: NDArray[Any]) -> NDArray[np.int64]:
+        row_of = self._known_rows()
+        return np.array([[row_of.get(i, -1) for i in row] for row in ids.tolist()], np.int64).reshape(ids.shape)
+
+    def _known_rows(self) -> dict[int | str, int]:
+        if self._row_of is None:
+            self._row_of = dict(zip(self._ids, range(len(self)), strict=True))
+        return self._row_of
+
     def _ids_of(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         ids = self._ids_by_row[rows]
         ids[rows < 0] = None if ids.dtype == object else -1
@@ -427,10 +446,8 @@ class Index:
         """
         if isinstance(id, bool) or not isinstance(id, (int, str, np.integer)):
             raise TypeError(f"id: expected an int or str as given to build, got {type(id).__name__}")
-        if self._row_of is None:
-            self._row_of = dict(zip(self._ids, range(len(self)), strict=True))
         try:
-            return self._documents[self._row_of[id]]
+            return self._documents[self._known_rows()[id]]
         except KeyError:
             raise KeyError(f"id: no document {id!r} in this index of {len(self)}") from None
 
@@ -454,10 +471,12 @@ class Index:
             "path": None if self._path is None else str(self._path),
             "bytes_per_token": {
                 "token_vectors": self._documents.nbytes / tokens,
+                "reducer": self._reducer.nbytes / tokens,
                 "candidates": self._candidates.nbytes / tokens,
                 **codes,
             },
             "on_disk": ["token_vectors"] if _is_mapped(self._documents.vectors) else [],
+            "settings": self._settings.to_json(),
         }
 
     def __repr__(self) -> str:

@@ -18,6 +18,8 @@ class SearchSettings:
         num_candidates: documents to rerank per query.
         budgets: documents per query that each stage of reranking but the last hands on.
         margin: how many errors of a stage a document may be behind the k-th of it; see `Cascade.run`.
+        k: results that these settings are for. A search for more takes the defaults. None: as many as
+            there is room for.
 
     Raises:
         TypeError: a value has a wrong type.
@@ -27,12 +29,15 @@ class SearchSettings:
     num_candidates: int | None = None
     budgets: tuple[int, ...] | None = None
     margin: float | None = None
+    k: int | None = None
 
     def __post_init__(self) -> None:
         if self.num_candidates is not None:
             object.__setattr__(self, "num_candidates", check_positive_int(self.num_candidates, "num_candidates"))
         if self.budgets is not None:
             object.__setattr__(self, "budgets", check_budgets(self.budgets))
+        if self.k is not None:
+            object.__setattr__(self, "k", check_positive_int(self.k, "k"))
         if self.margin is not None:
             object.__setattr__(self, "margin", check_margin(self.margin))
 
@@ -41,6 +46,7 @@ class SearchSettings:
         return {
             "num_candidates": self.num_candidates,
             "budgets": None if self.budgets is None else list(self.budgets),
+            "k": self.k,
             "margin": None if self.margin is None else repr(self.margin),  # JSON has no infinity
         }
 
@@ -52,4 +58,5 @@ class SearchSettings:
             TypeError, ValueError, KeyError: it is something else.
         """
         margin = stored["margin"]
-        return cls(stored["num_candidates"], stored["budgets"], None if margin is None else float(margin))
+        k = stored.get("k")  # not stored before it was known
+        return cls(stored["num_candidates"], stored["budgets"], None if margin is None else float(margin), k)

@@ -1,7 +1,8 @@
 """Tuning: the cheapest search settings that reach a wanted recall, found by comparison with exact search.
 
-One wide search tells all: where the exact top k stand among the candidates, and how each stage of codes scores them.
-From that the recall of every setting is known without running it; a few are then run, for their times.
+One wide search tells where the exact top k stand among the candidates, and how each stage of codes scores them. From
+that the recall of every setting of the rerank follows without running it. A few are then run, for their times and for
+the recall that is reported: an index that searches wider for more candidates, as a graph does, finds others with fewer.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chamfer._sampling import spread
 from chamfer.cascade import Cascade, document_passages
 from chamfer.index.settings import SearchSettings
 from chamfer.scoring import maxsim, maxsim_topk
@@ -31,10 +33,10 @@ _NUM_PASSAGES = 256
 # Settings that are tried. Numbers of candidates lie 12 % apart; budgets are parts of k.
 _STEP = 1.12
 _MAX_CANDIDATES = 20_000
-_BUDGETS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0)
-_MARGINS = (1.5, 2.0, 3.0, 4.0, 20.0)  # the last drops nothing
+_PARTS_OF_K = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0)
+_MARGINS = (1.5, 2.0, 3.0, 4.0, 20.0)  # the last drops next to nothing
 
-# Of what the candidates may lose, at most and at least so much is left to them; the codes lose the rest.
+# Parts of what a search may lose, 1 - target: candidates are tried that lose so much of it, and the codes the rest.
 _CANDIDATES_LOSE = (0.2, 1.0)
 
 _NUM_POINTS = 7
@@ -47,10 +49,11 @@ class TuningPoint:
     Attributes:
         settings: of the search.
         recall: the mean share of the exact top k that is found.
-        low, high: the 95 % confidence interval of `recall`, over queries like these.
+        low, high: `recall` less and plus 1.96 standard errors of that mean. Of the kept point it is a little narrow,
+            since this point was chosen by the same queries.
         milliseconds: median time of a query on one thread, searched alone.
         stages: median milliseconds by stage.
-        kept: mean number of documents that each stage scores.
+        num_scored: mean number of documents that each stage scores.
     """
 
     settings: SearchSettings
@@ -59,7 +62,7 @@ class TuningPoint:
     high: float
     milliseconds: float
     stages: dict[str, float] = field(default_factory=dict)
-    kept: dict[str, float] = field(default_factory=dict)
+    num_scored: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,14 @@ class TuningReport:
         figure.savefig(path, dpi=120)
 
 
+class _Ranked(NamedTuple):
+    """What a stage makes of the documents that reach it: scores, ranks, and the score of each query's k-th."""
+
+    scores: NDArray[np.float32]
+    ranks: NDArray[np.int64]
+    kth: NDArray[np.float64]
+
+
 @dataclass(frozen=True)
 class _Simulation:
     """A wide search of all queries, from which every narrower one follows.
@@ -153,6 +164,7 @@ class _Simulation:
         k: results per query.
         rows: int64, shape (num_queries, width): candidates, best first.
         wanted: bool, the same shape: which are among the exact top k.
+        exact: int64, shape (num_queries, k): rows of the exact top k, -1 where there are fewer.
         num_wanted: shape (num_queries,): how many there are, found or not.
         scores: of each stage but an exact last one, the scores of the candidates; -inf where there is none.
         errors: of each of these, the error in score of each query, shape (num_queries,).
@@ -162,38 +174,48 @@ class _Simulation:
     k: int
     rows: NDArray[np.int64]
     wanted: NDArray[np.bool_]
+    exact: NDArray[np.int64]
     num_wanted: NDArray[np.int64]
     scores: list[NDArray[np.float32]]
     errors: list[NDArray[np.float64]]
     ends_exact: bool
+    _kept: dict[int, _Ranked] = field(default_factory=dict, repr=False)
 
     def recalls(
         self, num_candidates: int, budgets: Sequence[int], margin: float
     ) -> tuple[NDArray[np.float64], list[float]]:
         """Return the recall of each query, and the mean number of documents that each stage scores."""
-        alive = np.zeros(self.rows.shape, bool)
-        alive[:, :num_candidates] = self.rows[:, :num_candidates] >= 0
+        alive = self.rows[:, :num_candidates] >= 0
         widths = []
-        for stage, scores in enumerate(self.scores):
+        for stage in range(len(self.scores)):
             widths.append(float(alive.sum(axis=1).mean()))
             is_last = stage == len(self.scores) - 1 and not self.ends_exact
-            kept = self.k if is_last else max(self.k, budgets[stage])
-            left = np.where(alive, scores, -np.inf)[:, :num_candidates]
-            # Ties go to the lower row in a search; here, to the earlier candidate: no matter for a mean.
-            order = np.argsort(-left, axis=1, kind="stable")
-            ranks = np.empty_like(order)
-            np.put_along_axis(ranks, order, np.arange(left.shape[1])[None], axis=1)
-            alive = alive.copy()
-            alive[:, :num_candidates] &= ranks < kept
-            if not is_last and left.shape[1] >= self.k:
-                kth = np.take_along_axis(left, order[:, self.k - 1 : self.k], axis=1)[:, 0]
-                with np.errstate(invalid="ignore"):
-                    least = kth - margin * self.errors[stage] if np.isfinite(margin) else np.full(len(kth), -np.inf)
-                alive[:, :num_candidates] &= left >= least[:, None]
+            ranked = self._first_stage(num_candidates) if stage == 0 else self._ranked(stage, alive)
+            alive = alive & (ranked.ranks < (self.k if is_last else max(self.k, budgets[stage])))
+            if not is_last and np.isfinite(margin):
+                alive &= ranked.scores >= (ranked.kth - margin * self.errors[stage])[:, None]
         if self.ends_exact:
             widths.append(float(alive.sum(axis=1).mean()))
-        found = (alive & self.wanted).sum(axis=1)
+        found = (alive & self.wanted[:, :num_candidates]).sum(axis=1)
         return found / np.maximum(self.num_wanted, 1), widths
+
+    def _first_stage(self, num_candidates: int) -> _Ranked:
+        """Return what the first stage makes of so many candidates, kept for the next setting: many have as many."""
+        if num_candidates not in self._kept:
+            self._kept.clear()
+            self._kept[num_candidates] = self._ranked(0, self.rows[:, :num_candidates] >= 0)
+        return self._kept[num_candidates]
+
+    def _ranked(self, stage: int, alive: NDArray[np.bool_]) -> _Ranked:
+        scores = np.where(alive, self.scores[stage][:, : alive.shape[1]], np.float32(-np.inf))
+        # Ties go to the lower row in a search; here, to the earlier candidate: no matter for a mean.
+        order = np.argsort(-scores, axis=1, kind="stable")
+        ranks = np.empty_like(order)
+        np.put_along_axis(ranks, order, np.arange(order.shape[1])[None], axis=1)
+        kth = np.full(len(scores), -np.inf)
+        if order.shape[1] >= self.k:
+            kth = np.take_along_axis(scores, order[:, self.k - 1 : self.k], axis=1)[:, 0].astype(np.float64)
+        return _Ranked(scores, ranks, kth)
 
 
 def check_recall(target_recall: float) -> float:
@@ -210,7 +232,7 @@ def split_queries(
 ) -> tuple[TokenVectors | None, TokenVectors]:
     """Return what to fit to and what to tune with: every other query each; or None, and passages of documents."""
     if queries is None:
-        return None, document_passages(documents, _spread(np.flatnonzero(documents.lengths), _NUM_PASSAGES))
+        return None, document_passages(documents, _some(documents, _NUM_PASSAGES))
     given = as_token_vectors(queries, "queries")
     filled = np.flatnonzero(given.lengths)
     if len(filled) < 2:
@@ -222,23 +244,23 @@ def tune(index: Index, queries: TokenVectors, target_recall: float, k: int, num_
     """Find settings; see `Index.tune`. The index is searched, not changed."""
     cascade = index._cascade
     assert cascade is not None
-    queries = queries.select(_spread(np.flatnonzero(queries.lengths), _MAX_QUERIES))
+    queries = queries.select(_some(queries, _MAX_QUERIES))
     simulation, grid = _simulate(index, cascade, queries, k, target_recall, num_threads)
     costs = _costs(cascade, queries, simulation)
     settled = _frontier(simulation, grid, costs, len(cascade.stages) - 1)
     recalls = [recall for recall, _, _ in settled]
     reaching = [i for i, recall in enumerate(recalls) if recall >= target_recall]
     chosen = reaching[0] if reaching else len(settled) - 1
-    shown = sorted({chosen, *np.linspace(0, len(settled) - 1, min(_NUM_POINTS, len(settled))).astype(int).tolist()})
-    timed = _spread(np.arange(len(queries)), _TIMED_QUERIES)
-    points = tuple(_measure(index, simulation, queries, settled[i][2], timed) for i in shown)
+    shown = sorted({chosen, *spread(len(settled), _NUM_POINTS).tolist()})
+    timed = spread(len(queries), _TIMED_QUERIES)
+    points = tuple(_measure(index, simulation, queries, settled[i][2], timed, num_threads) for i in shown)
     exact = [
         _seconds(lambda: index.search(queries.select([row]), k, exact=True, num_threads=1))  # noqa: B023
         for row in timed[:8].tolist()
     ]
-    return TuningReport(
-        target_recall, k, len(queries), points, shown.index(chosen), bool(reaching), float(np.median(exact)) * 1e3
-    )
+    kept = shown.index(chosen)
+    reached = points[kept].recall >= target_recall
+    return TuningReport(target_recall, k, len(queries), points, kept, reached, float(np.median(exact)) * 1e3)
 
 
 def _simulate(
@@ -278,7 +300,7 @@ def _simulate(
             scores.append(maxsim(queries, stage.documents, candidates=rows, num_threads=num_threads))
             errors.append(stage.error * queries.lengths.astype(np.float64))
     ends_exact = cascade.stages[-1].codec is None
-    return _Simulation(k, rows, wanted, num_wanted, scores, errors, ends_exact), grid
+    return _Simulation(k, rows, wanted, exact, num_wanted, scores, errors, ends_exact), grid
 
 
 def _costs(cascade: Cascade, queries: TokenVectors, simulation: _Simulation) -> list[float]:
@@ -286,11 +308,11 @@ def _costs(cascade: Cascade, queries: TokenVectors, simulation: _Simulation) -> 
     costs = []
     for stage in cascade.stages:
         seconds = []
-        for i in _spread(np.arange(len(queries)), 12).tolist():
+        for i in spread(len(queries), 12).tolist():
             query, rows = queries.select([i]), simulation.rows[i : i + 1, :200]
             seconds.append(
                 _seconds(lambda: maxsim_topk(query, stage.documents, 1, candidates=rows, num_threads=1))  # noqa: B023
-                / rows.shape[1]
+                / max(1, int((rows >= 0).sum()))
             )
         costs.append(float(np.median(seconds)))
     return costs
@@ -301,7 +323,7 @@ def _frontier(
 ) -> list[tuple[float, float, SearchSettings]]:
     """Return (recall, seconds, settings) of the settings that no other beats in both, by ascending recall."""
     k = simulation.k
-    choices = [int(np.ceil(part * k)) for part in _BUDGETS] if num_budgets else [k]
+    choices = sorted({int(np.ceil(part * k)) for part in _PARTS_OF_K}) if num_budgets else [k]
     found = []
     for number, budget, margin in itertools.product(grid, choices, _MARGINS if num_budgets else (float("inf"),)):
         if num_budgets and budget >= number and budget != choices[0]:
@@ -310,7 +332,7 @@ def _frontier(
         budgets = tuple(max(k, budget // 2**i) for i in range(num_budgets))
         recalls, widths = simulation.recalls(number, budgets, margin)
         seconds = sum(width * cost for width, cost in zip(widths, costs, strict=True))
-        settings = SearchSettings(max(number, k), budgets or None, margin if num_budgets else None)
+        settings = SearchSettings(max(number, k), budgets or None, margin if num_budgets else None, k)
         found.append((float(recalls.mean()), seconds, settings))
     found.sort(key=lambda entry: (entry[1], -entry[0]))
     best: list[tuple[float, float, SearchSettings]] = []
@@ -321,10 +343,19 @@ def _frontier(
 
 
 def _measure(
-    index: Index, simulation: _Simulation, queries: TokenVectors, settings: SearchSettings, timed: NDArray[np.int64]
+    index: Index,
+    simulation: _Simulation,
+    queries: TokenVectors,
+    settings: SearchSettings,
+    timed: NDArray[np.int64],
+    num_threads: int,
 ) -> TuningPoint:
     margin = float("inf") if settings.margin is None else settings.margin
-    recalls, widths = simulation.recalls(settings.num_candidates or simulation.k, settings.budgets or (), margin)
+    widths = simulation.recalls(settings.num_candidates or simulation.k, settings.budgets or (), margin)[1]
+    found = index._search(queries, simulation.k, settings, None, num_threads)
+    rows = index._rows_of(found.ids)
+    hits = [np.isin(mine[mine >= 0], wanted).sum() for mine, wanted in zip(rows, simulation.exact, strict=True)]
+    recalls = np.array(hits) / np.maximum(simulation.num_wanted, 1)
     half = 1.96 * float(recalls.std(ddof=1 if len(recalls) > 1 else 0)) / len(recalls) ** 0.5
     seconds, stages = [], []
     for row in timed.tolist():
@@ -346,9 +377,10 @@ def _measure(
     )
 
 
-def _spread(rows: NDArray[Any], size: int) -> NDArray[np.int64]:
-    """Return at most so many of the rows, spread evenly."""
-    return rows[np.linspace(0, len(rows) - 1, min(len(rows), size)).astype(np.int64)].astype(np.int64)
+def _some(items: TokenVectors, size: int) -> NDArray[np.int64]:
+    """Return at most so many of the rows of items with vectors, spread evenly."""
+    rows = np.flatnonzero(items.lengths)
+    return rows[spread(len(rows), size)]
 
 
 def _seconds(call: Any) -> float:

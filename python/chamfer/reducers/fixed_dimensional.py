@@ -540,6 +540,12 @@ class FixedDimensionalEncoder:
                 "output, or make the encoder with fill_empty_partitions=False"
             )
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the random matrices and means."""
+        means = (self._document_mean, self._query_mean)
+        return sum(array.nbytes for array in (*self._matrices.values(), *means) if array is not None)
+
     def __repr__(self) -> str:
         dim, *rest = self._parameters.items()
         return f"FixedDimensionalEncoder({', '.join([repr(dim[1]), *(f'{name}={value!r}' for name, value in rest)])})"

@@ -214,7 +214,7 @@ def fit_maps(
     axes, values = _left_singular(u, min(rank, *u.shape), random)
     del u, b
     split = np.sqrt(values)
-    # r(Q) = (V √s)ᵀ L⁻¹ φ and r(D) = (V / √s)ᵀ L⁻¹ Z̃ᵀ g: their product is φᵀ A⁻¹ Z̃ᵀ g.
+    # r(Q) = (V √s)ᵀ L⁻¹ φ and r(D) = (V / √s)ᵀ L⁻¹ Z̃ᵀ g: at full rank their product is φᵀ A⁻¹ Z̃ᵀ g.
     query_map = np.zeros((rank, num_features), np.float32)
     query_map[: len(values)] = (axes * split).T @ inverse
     to_documents = (inverse.T @ (axes / split)).astype(np.float32)
