@@ -32,9 +32,13 @@ def main() -> None:
     search.add_argument("--num-queries", type=int, help="only the first so many queries")
     search.add_argument("--point-seconds", type=float, help="of searches at one point; then it is asked no more (60)")
     search.add_argument("--build-seconds", type=float, default=1800, help="to build one system (default 1800)")
+    scale = commands.add_parser("scale", help="how building and searching grow with the collection")
+    scale.add_argument("data", type=Path, metavar="DATA", help="folder laid out as `search --help` says, or demo")
+    scale.add_argument("--documents", type=int, nargs="+", help="sizes; a larger one than DATA is grown from it")
+    scale.add_argument("--threads", type=int, default=2, help="to build with; searches are timed on one (default 2)")
     for command in (kernels, roofline):
         command.add_argument("--rounds", type=int, help="times that everything is measured (default 15, quick 2)")
-    for command in (kernels, roofline, search):
+    for command in (kernels, roofline, search, scale):
         command.add_argument("--quick", action="store_true", help="tiny: to try the code, the numbers mean nothing")
         command.add_argument(
             "--output",

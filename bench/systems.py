@@ -154,10 +154,11 @@ class Chamfer(System):
         return [{"num_candidates": n, "budget": budget} for n, budget in CHAMFER_POINTS if n < data.num_documents]
 
     def _set(self, k: int, num_candidates: int, budget: int) -> None:
-        """Set what `Index.tune` would: what is too narrow for k results gives way to the defaults."""
+        """Set what `Index.tune` would: a search for more than 10 takes the defaults."""
         from chamfer.index import SearchSettings
 
-        self._index.settings = SearchSettings(max(k, num_candidates), (budget,), _MARGIN)
+        budgets = (budget,) * (len(self._index.stats()["rerank"]) - 1)  # none in a small collection
+        self._index.settings = SearchSettings(num_candidates, budgets, _MARGIN, k=10)
 
     def search(self, query: NDArray[np.float32], k: int, **point: int) -> Any:
         self._set(k, **point)
