@@ -19,9 +19,9 @@ float sum_by_definition(const float* weights, float center, const Ragged& items,
     float sum = 0.0f;
     for (auto t = static_cast<size_t>(items.offsets[item]); t < static_cast<size_t>(items.offsets[item + 1]); ++t) {
         const float z = dot(weights, items.token(t), items.dim).by(isa);
-        const float scaled = 0.4f * z, t = std::min(std::max(scaled, -1.0f), 1.0f);
-        const float square = t * t, quarter = square * 0.25f, slope = 0.75f - quarter;
-        const float rise = t * slope, gate = rise + 0.5f, activation = gate * z, feature = activation - center;
+        const float scaled = 0.4f * z, ramp = std::min(std::max(scaled, -1.0f), 1.0f);
+        const float square = ramp * ramp, quarter = square * 0.25f, slope = 0.75f - quarter;
+        const float rise = ramp * slope, gate = rise + 0.5f, activation = gate * z, feature = activation - center;
         sum += feature;
     }
     return sum;
