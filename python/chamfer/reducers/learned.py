@@ -15,11 +15,12 @@ from chamfer import _core
 from chamfer._archives import map_arrays, read_archive, write_archive
 from chamfer._progress import progress_bar
 from chamfer._runtime import check_positive_int, resolve_isa, resolve_num_threads
+from chamfer._sampling import spread
 from chamfer.codecs.codec import Codec
 from chamfer.codecs.token_codes import TokenCodes
 from chamfer.errors import CorruptIndexError
 from chamfer.reducers import regression
-from chamfer.token_vectors import FloatArray, TokenVectors, TokenVectorsLike, as_token_vectors
+from chamfer.token_vectors import TokenVectors, TokenVectorsLike, as_token_vectors
 
 # Documents that a fit regresses on; more only refine the directions that are kept.
 _MAX_FIT_DOCUMENTS = 16_384
@@ -89,11 +90,7 @@ class LearnedReducer:
         self._output_dimension = _check_size(output_dimension, "output_dimension")
         self.num_features = _check_size(num_features, "num_features")
         self.num_samples = check_positive_int(num_samples, "num_samples")
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-            raise TypeError(f"seed: expected an int, got {type(seed).__name__}")
-        if not 0 <= seed < 2**32:
-            raise ValueError(f"seed: expected 0 to 2^32 - 1, got {seed}")
-        self.seed = int(seed)
+        self.seed = regression.check_seed(seed)
         self._given_features = None if features is None else _check_features(features, self.dim)
         if self._given_features is not None:
             self.num_features = len(self._given_features)
@@ -152,9 +149,9 @@ class LearnedReducer:
         if len(some) == 0:
             raise ValueError("documents: expected at least one vector to fit to, got none")
         if len(some) > _MAX_FIT_DOCUMENTS:
-            some = some.select(np.linspace(0, len(some) - 1, _MAX_FIT_DOCUMENTS).astype(np.int64))
+            some = some.select(spread(len(some), _MAX_FIT_DOCUMENTS))
         random = np.random.default_rng(self.seed)
-        num_samples = min(self.num_samples, max(2048, 4 * some.num_tokens))
+        num_samples = regression.sample_size(self.num_samples, some)
         sample = regression.draw_sample(some, query_vectors, num_samples, random)
         # In half precision, as they are kept.
         samples, sample_scales = _halves(np.asarray(sample.sets.vectors, np.float32))
@@ -162,8 +159,7 @@ class LearnedReducer:
         sample = replace(sample, sets=TokenVectors._trusted(vectors, sample.sets.offsets))
         weights = self._given_features
         if weights is None:
-            length = float(np.sqrt(np.einsum("ij,ij->", vectors, vectors, dtype=np.float64) / len(vectors))) or 1.0
-            weights = (random.standard_normal((self.num_features, self.dim)) / length).astype(np.float32)
+            weights = regression.draw_weights(self.num_features, vectors, random)
         codec = Codec("int8", self.dim).fit(some)
         codes = codec.encode(some, num_threads=threads)
         assert codec._codebook is not None
@@ -180,7 +176,7 @@ class LearnedReducer:
         )
 
         def features(part: TokenVectors) -> NDArray[np.float32]:
-            return feature_map.sum(_one_by_one(part.vectors)._core_collection(), num_threads=threads)
+            return feature_map.sum(regression.one_by_one(part.vectors)._core_collection(), num_threads=threads)
 
         with progress_bar(2 * len(vectors), "fit reducer", progress, "vector") as advance:
             maps = regression.fit_maps(
@@ -190,7 +186,7 @@ class LearnedReducer:
         document_map, document_scales = _halves(maps.document_map)
         # What `encode_documents` computes of the means, so that rounding the map does not shift encodings.
         offset = _core.project(maps.token_means[None], document_map, isa=isa, num_threads=threads)[0] * document_scales
-        probes = np.linspace(0, len(vectors) - 1, min(_NUM_PROBES, len(vectors))).astype(np.int64)
+        probes = spread(len(vectors), _NUM_PROBES)
         found = _Fit(
             {
                 "weights": weights,
@@ -209,9 +205,8 @@ class LearnedReducer:
                 "probe_means": maps.token_means[probes],
             }
         )
-        found.arrays["probe_encodings"] = found.encode_queries(_one_by_one(vectors[probes]), threads)
-        spread = np.linspace(0, len(some) - 1, min(len(some), _NUM_PROBES)).astype(np.int64)
-        found.encode_documents(some.select(spread), threads)
+        found.arrays["probe_encodings"] = found.encode_queries(regression.one_by_one(vectors[probes]), threads)
+        found.encode_documents(some.select(spread(len(some), _NUM_PROBES)), threads)
         found.arrays["missed_at_fit"] = found.seen[1:] / found.seen[0]
         found.seen[:] = 0
         self._found = found
@@ -480,11 +475,6 @@ def _check_features(features: ArrayLike, dim: int) -> NDArray[np.float32]:
 def _without_empty(items: TokenVectors) -> TokenVectors:
     """Return the items that have vectors, not copied."""
     return TokenVectors._trusted(items.vectors, np.unique(items.offsets)) if (items.lengths == 0).any() else items
-
-
-def _one_by_one(vectors: FloatArray) -> TokenVectors:
-    """Return each vector as an item."""
-    return TokenVectors._trusted(vectors, np.arange(len(vectors) + 1))
 
 
 def _halves(rows: NDArray[np.float32]) -> tuple[NDArray[np.float16], NDArray[np.float32]]:

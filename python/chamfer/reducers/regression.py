@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from chamfer._sampling import spread
 from chamfer.codecs import TokenCodes
 from chamfer.scoring import maxsim
 from chamfer.token_vectors import FloatArray, TokenVectors
@@ -115,8 +116,7 @@ def draw_sample(
 def _draw_passages(
     documents: TokenVectors, num_tokens: int, random: np.random.Generator
 ) -> tuple[list[NDArray[np.float32]], list[int], list[NDArray[np.float32]]]:
-    spread = np.linspace(0, documents.num_tokens - 1, min(documents.num_tokens, _SPREAD_TOKENS)).astype(np.int64)
-    vectors = np.asarray(documents.vectors[spread], np.float32)
+    vectors = np.asarray(documents.vectors[spread(documents.num_tokens, _SPREAD_TOKENS)], np.float32)
     length = float(np.sqrt(np.mean(np.einsum("ij,ij->i", vectors, vectors))))
     # Shifts point where the vectors vary. (bias: a single vector has a covariance, zero)
     covariance = np.cov(vectors, rowvar=False, bias=True).reshape(documents.dim, documents.dim)
@@ -149,10 +149,34 @@ def _draw_passages(
     return passages, own_documents, own_targets
 
 
+def check_seed(seed: int) -> int:
+    """Return a seed as int; TypeError if it is none, ValueError if it does not fit into 32 bits."""
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise TypeError(f"seed: expected an int, got {type(seed).__name__}")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed: expected 0 to 2^32 - 1, got {seed}")
+    return int(seed)
+
+
+def sample_size(num_samples: int, documents: TokenVectors) -> int:
+    """Return how many vectors to draw where so many are asked for: few documents do not tell more for more of them."""
+    return min(num_samples, max(2048, 4 * documents.num_tokens))
+
+
+def draw_weights(num_features: int, vectors: FloatArray, random: np.random.Generator) -> NDArray[np.float32]:
+    """Return random weights of features, (num_features, dim): products with vectors as long as these are normal."""
+    length = float(np.sqrt(np.einsum("ij,ij->", vectors, vectors, dtype=np.float64) / len(vectors))) or 1.0
+    return (random.standard_normal((num_features, vectors.shape[1])) / length).astype(np.float32)
+
+
+def one_by_one(vectors: FloatArray) -> TokenVectors:
+    """Return each vector as an item."""
+    return TokenVectors._trusted(vectors, np.arange(len(vectors) + 1))
+
+
 def best_similarities(vectors: FloatArray, documents: TokenCodes, num_threads: int) -> NDArray[np.float32]:
     """Return g_D(x) for each vector x and document D, (n, num_documents): MaxSim of queries of one vector."""
-    ones = TokenVectors._trusted(vectors, np.arange(len(vectors) + 1))
-    return maxsim(ones, documents, num_threads=num_threads)
+    return maxsim(one_by_one(vectors), documents, num_threads=num_threads)
 
 
 def fit_maps(

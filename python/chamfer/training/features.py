@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from chamfer._progress import progress_bar
 from chamfer._runtime import check_positive_int, resolve_num_threads
+from chamfer._sampling import spread
 from chamfer.codecs import Codec, TokenCodes
 from chamfer.reducers import regression
 from chamfer.token_vectors import TokenVectors, TokenVectorsLike, as_token_vectors
@@ -110,10 +111,7 @@ def fit_features(
     if check_positive_int(num_targets, "num_targets") < 2:
         raise ValueError(f"num_targets: expected at least 2, got {num_targets}")
     check_positive_int(num_samples, "num_samples")
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-        raise TypeError(f"seed: expected an int, got {type(seed).__name__}")
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed: expected 0 to 2^32 - 1, got {seed}")
+    regression.check_seed(seed)
     threads = resolve_num_threads(num_threads)
     rows = np.flatnonzero(collection.lengths)
     if len(rows) < 2:
@@ -126,7 +124,7 @@ def fit_features(
         sets, targets = _draw(some, query_vectors, num_targets, num_samples, threads, random)
         vectors = sets.vectors
         length = float(np.sqrt(np.einsum("ij,ij->", vectors, vectors, dtype=np.float64) / len(vectors))) or 1.0
-        start = (random.standard_normal((num_features, collection.dim)) / length).astype(np.float32)
+        start = regression.draw_weights(num_features, vectors, random)
         order = random.permutation(len(sets))
         num_held_out = max(1, round(_VALIDATION_SHARE * len(sets)))
         layer = _Layer(torch, where, sets, targets, torch.tensor(start, device=where), _LEARNING_RATE / length)
@@ -156,8 +154,8 @@ def _draw(
     random: np.random.Generator,
 ) -> tuple[TokenVectors, NDArray[np.float32]]:
     """Return sets of vectors, and of each vector principal components of what it finds, of mean square 1 in all."""
-    sample = regression.draw_sample(documents, queries, min(num_samples, max(2048, 4 * documents.num_tokens)), random)
-    rows = np.unique(np.linspace(0, len(documents) - 1, min(num_targets, len(documents))).astype(np.int64))
+    sample = regression.draw_sample(documents, queries, regression.sample_size(num_samples, documents), random)
+    rows = spread(len(documents), num_targets)
     places = np.full(len(documents), -1)
     places[rows] = np.arange(len(rows))
     sample = replace(sample, own_documents=places[sample.own_documents])
