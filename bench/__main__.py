@@ -36,9 +36,13 @@ def main() -> None:
     scale.add_argument("data", type=Path, metavar="DATA", help="folder laid out as `search --help` says, or demo")
     scale.add_argument("--documents", type=int, nargs="+", help="sizes; a larger one than DATA is grown from it")
     scale.add_argument("--threads", type=int, default=2, help="to build with; searches are timed on one (default 2)")
+    tune = commands.add_parser("tune", help="whether Index.tune keeps its word on queries that it did not see")
+    tune.add_argument("data", type=Path, nargs="+", metavar="DATA", help="folders laid out as `search --help` says")
+    tune.add_argument("--splits", type=int, default=20, help="random halves of the queries (default 20)")
+    tune.add_argument("--threads", type=int, default=2, help="to build and tune with (default 2)")
     for command in (kernels, roofline):
         command.add_argument("--rounds", type=int, help="times that everything is measured (default 15, quick 2)")
-    for command in (kernels, roofline, search, scale):
+    for command in (kernels, roofline, search, scale, tune):
         command.add_argument("--quick", action="store_true", help="tiny: to try the code, the numbers mean nothing")
         command.add_argument(
             "--output",

@@ -62,3 +62,4 @@ def test_the_command_runs(tmp_path):
         assert row["default_recall"] == 1
         assert row["tuned_recall"] > 0.8
         assert row["build_peak_bytes"] > row["tokens"]
+        assert row["cold_ms"] is None or row["cold_ms"] > 0

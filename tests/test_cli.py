@@ -216,7 +216,7 @@ def test_ids_come_from_a_file_where_vectors_bring_none(files):
         (("index", "corpus.npz", "--out", "x", "--candidates", "Nonsense"), "FAISS cannot make an index"),
         (
             ("index", "corpus.npz", "--out", "x", "--reducer", "other"),
-            "--reducer: expected auto, learned or fde, got 'other'",
+            "reducer: expected 'auto', 'fde', 'learned', or a FixedDimensionalEncoder or LearnedReducer, got 'other'",
         ),
         (("index", "corpus.npz", "--out", "."), "holds files that are not an index"),
         (("index", "corpus.npz", "--out", "x", "--ids", "no.json"), "no.json: No such file or directory"),

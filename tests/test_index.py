@@ -13,7 +13,7 @@ import pytest
 import chamfer as ch
 from chamfer.cascade import Cascade
 from chamfer.data import DemoCollection, load_stdlib
-from chamfer.index import SearchSettings
+from chamfer.index import SearchSettings, reranking
 from samples import off_centre_collection
 
 DIM = 24
@@ -253,7 +253,7 @@ def test_reranking_is_the_cascade_of_the_candidates(documents, queries):
 
 def test_a_cascade_ends_with_the_exact_scores_of_what_it_found(demo):
     index = ch.Index.build(demo.documents, queries=demo.queries)  # 1,067 documents: "auto" takes codes
-    assert index.stats()["rerank"] == ["scalar:2", "exact"]
+    assert index.stats()["rerank"] == ["int8", "exact"]
     exact = ch.Index.build(demo.documents, queries=demo.queries, rerank="exact")
     found, wanted = (one.search(demo.queries, 10, num_candidates=300) for one in (index, exact))
     assert recall(found, wanted) > 0.99
@@ -267,7 +267,25 @@ def test_auto_scores_a_small_collection_exactly(index, documents):
     assert ch.Index.build(documents, rerank=None).stats()["rerank"] is None
 
 
+def test_auto_takes_the_smallest_codes_where_fast_ones_would_be_large(monkeypatch):
+    documents = off_centre_collection(np.random.default_rng(3), [2] * 1000)
+    built = {}
+    for most in (2000 * documents.dim, 2000 * documents.dim - 1):
+        monkeypatch.setattr(reranking, "_MOST_FAST_BYTES", most)
+        built[most] = ch.Index.build(documents, reducer="fde")
+        assert isinstance(built[most].reducer, ch.FixedDimensionalEncoder)
+    assert [one.stats()["rerank"] for one in built.values()] == [["int8", "exact"], ["scalar:2", "exact"]]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("fde", ch.FixedDimensionalEncoder), ("learned", ch.LearnedReducer)])
+def test_reducers_go_by_name(name, kind, documents, queries):
+    named = ch.Index.build(documents, reducer=name)
+    assert isinstance(named.reducer, kind)
+    assert recall(named.search(queries, num_candidates=len(documents)), named.search(queries, exact=True)) == 1
+
+
 def test_auto_scores_exactly_what_no_code_can_hold(monkeypatch):
+    monkeypatch.setattr(reranking, "_MOST_FAST_BYTES", 0)  # int8 holds it: its scales are of each vector
     codec_module = sys.modules["chamfer.codecs.codec"]  # its name in the package is the function's
     monkeypatch.setattr(codec_module, "_MAX_FIT_TOKENS", 500)  # one of two is read, and not the long one
     long = 6 + 1 - int(np.random.default_rng(0).integers(0, 2, 500)[3])
@@ -390,14 +408,14 @@ def filled_index(dim: int, n: int, metric: int = faiss.METRIC_INNER_PRODUCT) -> 
             "candidates: FAISS cannot train on 300 encodings with 'IVF1000,Flat'",
         ),
         (
-            {"reducer": "learned"},
+            {"reducer": "muvera"},
             ValueError,
-            "reducer: expected 'auto' or a FixedDimensionalEncoder or LearnedReducer, got 'learned'",
+            "reducer: expected 'auto', 'fde', 'learned', or a FixedDimensional.* or LearnedReducer, got 'muvera'",
         ),
-        ({"reducer": 3}, TypeError, "reducer: expected 'auto' or a FixedDimensionalEncoder or LearnedReducer, got int"),
+        ({"reducer": 3}, TypeError, "reducer: expected 'auto', .* or LearnedReducer, got int"),
         ({"reducer": ch.FixedDimensionalEncoder(8)}, ValueError, "reducer: expected dim 24 .the documents'., got 8"),
-        ({"rerank": "none"}, ValueError, "rerank: expected stages out of 'float16', .*'exact', got 'none'"),
-        ({"rerank": ["exact", "int8"]}, ValueError, "rerank: expected at least one stage, none twice, .*'exact' last"),
+        ({"rerank": "none"}, ValueError, "rerank: expected stages out of 'binary', .*'exact', got 'none'"),
+        ({"rerank": ["exact", "int8"]}, ValueError, "rerank: expected at least one stage, .*exact; got"),
         ({"rerank": ["int8", "int8"]}, ValueError, "rerank: expected at least one stage, none twice"),
         ({"rerank": []}, ValueError, "rerank: expected at least one stage"),
         ({"rerank": 3}, TypeError, "rerank: expected names of stages, got int"),

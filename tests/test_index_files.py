@@ -65,6 +65,28 @@ def test_an_opened_index_can_be_saved_over_itself(tmp_path, documents, queries):
     np.testing.assert_array_equal(ch.Index.open(tmp_path, verify=True).search(queries).ids, before.ids)
 
 
+def test_saving_to_the_same_folder_writes_settings_only(tmp_path, documents, queries):
+    index = ch.Index.build(documents, path=tmp_path / "index")
+    (generation,) = (entry for entry in (tmp_path / "index").iterdir() if entry.is_dir())
+    index.settings = SearchSettings(40)
+    index.save(tmp_path / "index")
+    assert generation.exists()
+    opened = ch.Index.open(tmp_path / "index", verify=True)
+    assert opened.settings == SearchSettings(40)
+    opened.settings = SearchSettings(50)
+    opened.save(tmp_path / "index")
+    assert generation.exists()
+    assert ch.Index.open(tmp_path / "index").settings == SearchSettings(50)
+    # Another index lies there now: these settings are not its own, so all is written.
+    ch.Index.build(documents.select(range(50)), path=tmp_path / "index")
+    opened.save(tmp_path / "index")
+    again = ch.Index.open(tmp_path / "index")
+    assert len(again) == len(documents)
+    np.testing.assert_array_equal(again.search(queries).ids, opened.search(queries).ids)
+    opened.save(tmp_path / "copy")
+    assert len(ch.Index.open(tmp_path / "copy", verify=True)) == len(documents)
+
+
 STAGES = [["exact"], ["int8"], ["scalar:2", "exact"], ["binary", "scalar:4", "exact"], ["float16"], ["bfloat16"]]
 
 

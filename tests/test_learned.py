@@ -375,7 +375,7 @@ def test_many_threads_get_the_same_encodings_and_all_are_counted(fitted):
     assert reducer.stats()["num_encoded"] == 21 * np.count_nonzero(documents.lengths)
 
 
-@pytest.mark.parametrize("name", ["best_similarities", "draw_sample", "_left_singular"])
+@pytest.mark.parametrize("name", ["best_similarities", "draw_sample", "left_singular"])
 def test_an_interrupted_fit_ends_at_once_and_leaves_the_reducer_as_it_was(fitted, monkeypatch, name):
     def interrupt(*arguments):
         raise KeyboardInterrupt

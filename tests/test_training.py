@@ -161,7 +161,7 @@ def test_the_activation_is_the_one_of_the_core(torch, documents, queries):
 
 
 def test_heads_are_those_of_ridge_regression_on_vectors_and_sums_of_sets(torch, queries):
-    from chamfer.reducers.regression import _SET_WEIGHT
+    from chamfer.reducers.regression import SET_WEIGHT
     from chamfer.training.features import _RIDGE, _Layer
 
     rng = np.random.default_rng(0)
@@ -173,7 +173,7 @@ def test_heads_are_those_of_ridge_regression_on_vectors_and_sums_of_sets(torch, 
     with torch.no_grad():
         found = (layer._whitening @ layer._heads).numpy()
         z = layer._features(layer._part(rows)).numpy().astype(np.float64)
-    root = np.sqrt(_SET_WEIGHT)
+    root = np.sqrt(SET_WEIGHT)
     z = np.concatenate([z, root * np.add.reduceat(z, queries.offsets[:-1])])
     y = np.concatenate([targets, root * np.add.reduceat(targets.astype(np.float64), queries.offsets[:-1])])
     a = z.T @ z

@@ -40,7 +40,8 @@ STAGES = [["exact"], ["scalar:2", "exact"], ["binary", "int8", "exact"], ["binar
 @pytest.mark.parametrize("k", [1, 10])
 def test_every_setting_finds_what_the_simulation_says(documents, queries, stages, k):
     index = ch.Index.build(documents, rerank=stages)
-    simulation, grid = tuning._simulate(index, index._cascade, queries, k, 0.8, 1)
+    rows = tuning._exact_rows(index, queries, k, 1, lambda _: None)
+    simulation, grid = tuning._simulate(index, index._cascade, queries, rows, 0.8, 1)
     assert grid == sorted(set(grid))
     assert min(grid) >= k
     exact = index.search(queries, k, exact=True).ids

@@ -124,15 +124,12 @@ def index(
     documents, known_ids = read_token_vectors(vectors)
     if ids is not None:
         known_ids = _read_ids(ids)
-    kinds = {"learned": chamfer.LearnedReducer, "fde": chamfer.FixedDimensionalEncoder}
-    if reducer != "auto" and reducer not in kinds:
-        raise ValueError(f"--reducer: expected auto, learned or fde, got {reducer!r}")
     begin = time.perf_counter()
     built = chamfer.Index.build(
         documents,
         known_ids,
         path=out,
-        reducer="auto" if reducer == "auto" else kinds[reducer](documents.dim),
+        reducer=reducer,  # type: ignore[arg-type]  # checked there
         candidates=candidates,
         rerank=None if rerank == "none" else "auto" if rerank == "auto" else rerank.split(","),
         queries=None if queries is None else read_token_vectors(queries)[0],
@@ -158,7 +155,8 @@ def tune(
     Example: chamfer tune corpus.index queries.npz --target-recall 0.95 --picture tuning.png
     """
     opened = chamfer.Index.open(folder)
-    report = opened.tune(_read_queries(queries)[0], target_recall, k, num_threads=threads)
+    given = _read_queries(queries)[0]
+    report = opened.tune(given, target_recall, k, num_threads=threads, progress=sys.stderr.isatty())
     opened.save(folder)
     if picture is not None:
         report.picture(picture)

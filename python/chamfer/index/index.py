@@ -80,6 +80,7 @@ class Index:
         self._candidates = candidates
         self._cascade = cascade
         self._path = path
+        self._generation: str | None = None  # the name of what lies at that path, if it is this index
         self.settings = settings or SearchSettings()
         self.tuning_report: TuningReport | None = None  # of the last `tune`, or of `build` with a target
         self._num_empty = int((documents.lengths == 0).sum())
@@ -96,7 +97,7 @@ class Index:
         ids: Sequence[int] | Sequence[str] | NDArray[Any] | None = None,
         *,
         path: str | os.PathLike[str] | None = None,
-        reducer: Reducer | Literal["auto"] = "auto",
+        reducer: Reducer | Literal["auto", "fde", "learned"] = "auto",
         candidates: Any = "auto",
         rerank: str | Sequence[str] | None = "auto",
         queries: TokenVectorsLike | None = None,
@@ -111,15 +112,16 @@ class Index:
             ids: one per document, all different: integers from 0 or strings. None means the rows, 0 to n - 1.
             path: folder to save the index in, see `save`.
             reducer: makes one vector of a document; the index keeps a copy, fitted to documents and queries if
-                the reducer needs `fit` and has not had it. "auto" is LearnedReducer(dim) from 1,000 documents on,
-                FixedDimensionalEncoder(dim) below.
+                the reducer needs `fit` and has not had it. "learned" is a LearnedReducer of a size for this collection,
+                "fde" is FixedDimensionalEncoder(dim), "auto" the former from 1,000 documents on, the latter below.
             candidates: a FAISS factory string, or a FAISS index of metric inner product, empty or filled in order.
                 "auto" scans encodings with FAISS: learned ones in 4 bits a number ("PQ512x4fs"), others in 8 ("SQ8") up
                 to 20,000 documents, with inverted lists beyond.
             rerank: the stages that score candidates, from cheap to exact: names of codecs (see `Codec`), and last, if
                 wanted, "exact", MaxSim at the stored precision; such as ["binary", "int8", "exact"], or one name. Each
-                stage hands its best on to the next; the index keeps the codes of each. "auto" is ["scalar:2", "exact"]
-                from 1,000 documents on, "exact" below. None returns candidates as the encodings rank them.
+                stage hands its best on to the next; the index keeps the codes of each. "auto" is "exact" below 1,000
+                documents, from there on ["int8", "exact"] while the codes take no more than 32 MB, and
+                ["scalar:2", "exact"] beyond. None returns candidates as the encodings rank them.
             queries: sample queries, a hundred or more, to fit the reducer; without them recall is lower (see
                 `LearnedReducer.fit`). Codes are fitted to them too, also where the reducer is fitted already.
             target_recall: call `tune` at the end, k = 10, and keep its report in `tuning_report`: with every other of
@@ -140,7 +142,7 @@ class Index:
         if collection.num_tokens == 0:
             raise ValueError("documents: expected at least one document with a vector, got none")
         checked_ids = check_ids(ids, len(collection))
-        stages = resolve_stages(rerank, len(collection))
+        stages = resolve_stages(rerank, collection)
         threads = resolve_num_threads(num_threads)
         target_recall = None if target_recall is None else check_recall(target_recall)
         if target_recall is not None and stages is None:
@@ -152,13 +154,15 @@ class Index:
         cascade = make_cascade(stages, collection, queries, threads, is_auto=is_auto)
         index = cls(collection, checked_ids, encoder, found, cascade)
         if target_recall is not None and held_out is not None:
-            index.tune(held_out, target_recall, num_threads=threads)
+            index.tune(held_out, target_recall, num_threads=threads, progress=progress)
         if path is not None:
             index.save(path)
         return index
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to a folder, replacing an index there in one step; readers of the old one keep it.
+
+        To the folder that it was opened from or saved to last, only `settings` are written: nothing else can change.
 
         Args:
             path: a folder: new, empty, or holding an index.
@@ -169,7 +173,7 @@ class Index:
             OSError: the disk is full or not writable; an index that was there is still there.
         """
         folder = Path(path)
-        storage.write(
+        self._generation = storage.write(
             folder,
             {
                 "reducer": reducer_name(self._reducer),
@@ -185,6 +189,7 @@ class Index:
                 "candidates.faiss": self._candidates.save,
                 **code_writers(self._cascade),
             },
+            self._generation if self._path == folder else None,
         )
         self._path = folder
 
@@ -231,9 +236,11 @@ class Index:
             cascade = open_cascade(settings, generation, documents)
             try:
                 search = SearchSettings.from_json(settings["search"])
-                return cls(documents, checked_ids, reducer, candidates, cascade, folder, search)
+                index = cls(documents, checked_ids, reducer, candidates, cascade, folder, search)
             except (ValueError, KeyError, TypeError) as error:
                 raise CorruptIndexError(f"{generation}: its settings do not fit together ({error})") from None
+            index._generation = generation.name
+            return index
 
         return storage.read(folder, load, verify=verify, mapped=_MAPPED)
 
@@ -314,6 +321,7 @@ class Index:
         k: int = 10,
         *,
         num_threads: int | None = None,
+        progress: bool = False,
     ) -> TuningReport:
         """Find the cheapest settings that reach a recall against exact search, and search with them from now on.
 
@@ -327,6 +335,7 @@ class Index:
             k: results per query.
             num_threads: threads to use for the measurement; None means the CPUs of this process. Times in the report
                 are of one thread.
+            progress: show a progress bar (needs tqdm: pip install "chamfer[cli]").
 
         Returns:
             A TuningReport: print it for a table, `picture(path)` draws it. If no setting reaches the target, the index
@@ -343,7 +352,8 @@ class Index:
             raise ValueError("tune: this index was built with rerank=None, nothing can be tuned")
         if query_vectors.num_tokens == 0:
             raise ValueError("queries: expected at least one query with a vector, got none")
-        report = tune(self, query_vectors, check_recall(target_recall), k, resolve_num_threads(num_threads))
+        threads = resolve_num_threads(num_threads)
+        report = tune(self, query_vectors, check_recall(target_recall), k, threads, progress)
         self.settings = report.settings
         self.tuning_report = report
         return report

@@ -54,6 +54,9 @@ _REDUCERS: dict[str, type[Reducer]] = {
     "LearnedReducer": LearnedReducer,
 }
 
+REDUCER_NAMES = ("auto", "fde", "learned")
+"""What `Index.build(reducer=)` takes in place of a reducer."""
+
 # "auto" learns from this many documents on. Below, the default search reranks half of all documents and finds the exact
 # answer with an FDE too, which takes no time to fit. Above, learned encodings of 256 bytes find in 100 candidates what
 # FDEs of 10 KB find in 500 (SciFact: R10@100 0.933 against 0.792).
@@ -64,7 +67,7 @@ _FEWEST_FOR_MANY_FEATURES = 4_000
 
 
 def resolve_reducer(
-    reducer: Reducer | Literal["auto"],
+    reducer: Reducer | Literal["auto", "fde", "learned"],
     documents: TokenVectors,
     queries: TokenVectorsLike | None,
     num_threads: int,
@@ -75,11 +78,11 @@ def resolve_reducer(
     Raises:
         TypeError, ValueError: as `Index.build`.
     """
-    wanted = f"'auto' or a {' or '.join(_REDUCERS)}"
+    wanted = f"{', '.join(map(repr, REDUCER_NAMES))}, or a {' or '.join(_REDUCERS)}"
     if isinstance(reducer, str):
-        if reducer != "auto":
+        if reducer not in REDUCER_NAMES:
             raise ValueError(f"reducer: expected {wanted}, got {reducer!r}")
-        reducer = _auto_reducer(documents)
+        reducer = _named_reducer(reducer, documents)
     if not isinstance(reducer, tuple(_REDUCERS.values())):
         raise TypeError(f"reducer: expected {wanted}, got {type(reducer).__name__}")
     if reducer.dim != documents.dim:
@@ -92,8 +95,8 @@ def resolve_reducer(
     return own
 
 
-def _auto_reducer(documents: TokenVectors) -> Reducer:
-    if len(documents) < _FEWEST_TO_LEARN:
+def _named_reducer(name: str, documents: TokenVectors) -> Reducer:
+    if name == "fde" or (name == "auto" and len(documents) < _FEWEST_TO_LEARN):
         return FixedDimensionalEncoder(documents.dim)
     if len(documents) < _FEWEST_FOR_MANY_FEATURES:
         return LearnedReducer(documents.dim, num_features=2048, num_samples=16_384)

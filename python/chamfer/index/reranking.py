@@ -11,19 +11,21 @@ import numpy as np
 from chamfer.cascade import EXACT, Cascade, CascadeStage, check_stage_names
 from chamfer.codecs import load_codes
 from chamfer.errors import CorruptIndexError
-from chamfer.token_vectors import TokenVectors, TokenVectorsLike
-
-# "auto": half the time of exact alone for 28 bytes a token at 96 dims. Reranking 300 candidates of SciFact takes 3.2 ms
-# exactly, 1.7 so, 1.5 by scalar:4 first and 1.1 by int8, which take 52 and 96 bytes; binary takes 2.3, since far more
-# documents have to follow.
-_AUTO = ("scalar:2", EXACT)
+from chamfer.token_vectors import TokenVectors, TokenVectorsLike, as_token_vectors
 
 # "auto" scores a smaller collection exactly: there is little to save, and a search of it may have all documents as
 # candidates, which then is the exact answer.
 _SMALLEST_CODED = 1_000
 
+# "auto": reranking 300 candidates of SciFact takes 3.2 ms exactly, 1.1 by int8 first, 1.5 by scalar:4 and 1.7 by
+# scalar:2, for 96, 52 and 28 bytes a token at 96 dims; binary takes 2.3, since far more documents have to follow. So
+# the fastest, int8, where its codes are small; and where memory counts the smallest.
+_FAST = ("int8", EXACT)
+_SMALL = ("scalar:2", EXACT)
+_MOST_FAST_BYTES = 32 * 10**6
 
-def resolve_stages(rerank: str | Sequence[str] | None, num_documents: int) -> tuple[str, ...] | None:
+
+def resolve_stages(rerank: str | Sequence[str] | None, documents: TokenVectors) -> tuple[str, ...] | None:
     """Return the names of the stages that `rerank` asks for, None for none.
 
     Raises:
@@ -32,7 +34,9 @@ def resolve_stages(rerank: str | Sequence[str] | None, num_documents: int) -> tu
     if rerank is None:
         return None
     if isinstance(rerank, str) and rerank == "auto":
-        return _AUTO if num_documents >= _SMALLEST_CODED else (EXACT,)
+        if len(documents) < _SMALLEST_CODED:
+            return (EXACT,)
+        return _FAST if documents.num_tokens * documents.dim <= _MOST_FAST_BYTES else _SMALL
     return check_stage_names(rerank, "rerank")
 
 
@@ -47,9 +51,12 @@ def make_cascade(
     """Return the cascade of these stages; of "auto", exact alone where no code can hold the documents."""
     if names is None:
         return None
+    queries = None if queries is None else as_token_vectors(queries, "queries")
+    if queries is not None and queries.dim != documents.dim:
+        raise ValueError(f"queries: expected dim {documents.dim} (the documents'), got {queries.dim}")
     try:
         return Cascade.build(documents, names, queries, num_threads=num_threads)
-    except ValueError:  # numbers of very different magnitude, or too many dims
+    except ValueError:  # all else is checked: numbers of very different magnitude, or too many dims
         if not is_auto:
             raise
         return Cascade([CascadeStage(EXACT, documents)])

@@ -57,8 +57,15 @@ def refuse_foreign(path: Path) -> None:
     raise FileExistsError(f"{path}: holds files that are not an index; choose a new or empty folder")
 
 
-def write(path: Path, settings: Mapping[str, Any], writers: Mapping[str, Callable[[Path], None]]) -> None:
-    """Save a generation: each writer gets the path of its file.
+def write(
+    path: Path,
+    settings: Mapping[str, Any],
+    writers: Mapping[str, Callable[[Path], None]],
+    generation_read: str | None = None,
+) -> str:
+    """Save a generation, and return its name: each writer gets the path of its file.
+
+    If `generation_read` is still the folder's generation, its files are what they were: settings alone are written.
 
     Raises:
         FileExistsError: the folder holds something that is no index.
@@ -67,6 +74,11 @@ def write(path: Path, settings: Mapping[str, Any], writers: Mapping[str, Callabl
     refuse_foreign(path)
     path.mkdir(parents=True, exist_ok=True)
     with locked_file(path / _LOCK):
+        if generation_read is not None and (path / _MANIFEST).exists():
+            manifest = _read_manifest(path)
+            if manifest["generation"] == generation_read and manifest["version"] == FORMAT_VERSION:
+                _write_manifest(path, manifest | {"settings": dict(settings)})
+                return generation_read
         generation = path / f"g-{secrets.token_hex(6)}"
         generation.mkdir()
         try:
@@ -84,9 +96,7 @@ def write(path: Path, settings: Mapping[str, Any], writers: Mapping[str, Callabl
                 "settings": dict(settings),
                 "files": files,
             }
-            text = json.dumps(manifest, indent=1)
-            with replace_file(path / _MANIFEST) as file:
-                file.write(json.dumps({"checksum": _text_hash(text), "manifest": text}).encode())
+            _write_manifest(path, manifest)
         except BaseException:
             shutil.rmtree(generation, ignore_errors=True)
             raise
@@ -95,6 +105,13 @@ def write(path: Path, settings: Mapping[str, Any], writers: Mapping[str, Callabl
                 entry.unlink(missing_ok=True)
             elif _GENERATION.fullmatch(entry.name) and entry != generation:
                 shutil.rmtree(entry, ignore_errors=True)  # on Windows a mapped file stays until the next save
+        return generation.name
+
+
+def _write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    text = json.dumps(manifest, indent=1)
+    with replace_file(path / _MANIFEST) as file:
+        file.write(json.dumps({"checksum": _text_hash(text), "manifest": text}).encode())
 
 
 def read(path: Path, load: Callable[[dict[str, Any], Path], _T], *, verify: bool, mapped: frozenset[str]) -> _T:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chamfer._progress import progress_bar
 from chamfer._sampling import spread
 from chamfer.cascade import Cascade, document_passages
 from chamfer.index.settings import SearchSettings
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _MAX_QUERIES = 512
 _TIMED_QUERIES = 48
+_EXACT_AT_A_TIME = 32
 _NUM_PASSAGES = 256
 
 # Settings that are tried. Numbers of candidates lie 12 % apart; budgets are parts of k.
@@ -240,12 +242,16 @@ def split_queries(
     return given.select(filled[::2]), given.select(filled[1::2])
 
 
-def tune(index: Index, queries: TokenVectors, target_recall: float, k: int, num_threads: int) -> TuningReport:
+def tune(
+    index: Index, queries: TokenVectors, target_recall: float, k: int, num_threads: int, progress: bool
+) -> TuningReport:
     """Find settings; see `Index.tune`. The index is searched, not changed."""
     cascade = index._cascade
     assert cascade is not None
     queries = queries.select(_some(queries, _MAX_QUERIES))
-    simulation, grid = _simulate(index, cascade, queries, k, target_recall, num_threads)
+    with progress_bar(len(queries), "search exactly", progress, unit="query") as advance:
+        exact = _exact_rows(index, queries, k, num_threads, advance)
+    simulation, grid = _simulate(index, cascade, queries, exact, target_recall, num_threads)
     costs = _costs(cascade, queries, simulation)
     settled = _frontier(simulation, grid, costs, len(cascade.stages) - 1)
     recalls = [recall for recall, _, _ in settled]
@@ -253,21 +259,43 @@ def tune(index: Index, queries: TokenVectors, target_recall: float, k: int, num_
     chosen = reaching[0] if reaching else len(settled) - 1
     shown = sorted({chosen, *spread(len(settled), _NUM_POINTS).tolist()})
     timed = spread(len(queries), _TIMED_QUERIES)
-    points = tuple(_measure(index, simulation, queries, settled[i][2], timed, num_threads) for i in shown)
-    exact = [
+    points = []
+    with progress_bar(len(shown), "measure settings", progress, unit="setting") as advance:
+        for i in shown:
+            points.append(_measure(index, simulation, queries, settled[i][2], timed, num_threads))
+            advance(1)
+    exact_seconds = [
         _seconds(lambda: index.search(queries.select([row]), k, exact=True, num_threads=1))  # noqa: B023
         for row in timed[:8].tolist()
     ]
     kept = shown.index(chosen)
     reached = points[kept].recall >= target_recall
-    return TuningReport(target_recall, k, len(queries), points, kept, reached, float(np.median(exact)) * 1e3)
+    milliseconds = float(np.median(exact_seconds)) * 1e3
+    return TuningReport(target_recall, k, len(queries), tuple(points), kept, reached, milliseconds)
+
+
+def _exact_rows(
+    index: Index, queries: TokenVectors, k: int, num_threads: int, advance: Callable[[int], object]
+) -> NDArray[np.int64]:
+    """Return the rows of each query's exact top k, shape (num_queries, k), -1 where there are fewer."""
+    rows = []
+    for begin in range(0, len(queries), _EXACT_AT_A_TIME):
+        some = queries._run(begin, min(begin + _EXACT_AT_A_TIME, len(queries)))
+        rows.append(maxsim_topk(some, index._documents, k, num_threads=num_threads)[1])
+        advance(len(some))
+    return np.concatenate(rows)
 
 
 def _simulate(
-    index: Index, cascade: Cascade, queries: TokenVectors, k: int, target_recall: float, num_threads: int
+    index: Index,
+    cascade: Cascade,
+    queries: TokenVectors,
+    exact: NDArray[np.int64],
+    target_recall: float,
+    num_threads: int,
 ) -> tuple[_Simulation, list[int]]:
     """Return the simulation, and the numbers of candidates worth trying, ascending."""
-    exact = maxsim_topk(queries, index._documents, k, num_threads=num_threads)[1]
+    k = exact.shape[1]
     encodings = index._reducer.encode_queries(queries, num_threads=num_threads)
     num_wanted = (exact >= 0).sum(axis=1)
     most = min(len(index), _MAX_CANDIDATES)

@@ -31,7 +31,7 @@ from chamfer.token_vectors import FloatArray, TokenVectors
 
 # Weight of a row that is the sum over a set, beside the rows of its vectors. Of 0, 0.3, 1, 3 and 10, 0.3 to 1 are best,
 # with and without queries.
-_SET_WEIGHT = 0.3
+SET_WEIGHT = 0.3
 
 # Ridge, in parts of the mean diagonal. 1e-5 to 1e-3 make no difference.
 _RIDGE = 1e-4
@@ -216,10 +216,10 @@ def fit_maps(
         sums = _set_sums(z, part)
         # Zᵀ Z̃, as two products of a matrix with itself, which take half the time.
         a += z.T @ z
-        a += _SET_WEIGHT * (sums.T @ sums)
+        a += SET_WEIGHT * (sums.T @ sums)
         _add_set_rows(z, sums, part)
         targets = best_similarities(part.vectors, documents, num_threads)
-        _cut_own(targets, sample, block)
+        cut_own(targets, sample, block)
         token_means[rows] = targets.mean(axis=1)
         targets -= token_means[rows, None]
         for begin in range(0, num_documents, _STRIPE):
@@ -235,7 +235,7 @@ def fit_maps(
         begin = max(0, end - _STRIPE)
         u[begin:end] = factors[begin:end, :end] @ b[:end]
     del factors
-    axes, values = _left_singular(u, min(rank, *u.shape), random)
+    axes, values = left_singular(u, min(rank, *u.shape), random)
     del u, b
     split = np.sqrt(values)
     # r(Q) = (V √s)ᵀ L⁻¹ φ and r(D) = (V / √s)ᵀ L⁻¹ Z̃ᵀ g: at full rank their product is φᵀ A⁻¹ Z̃ᵀ g.
@@ -288,14 +288,14 @@ def _set_sums(z: NDArray[np.float32], part: TokenVectors) -> NDArray[np.float32]
 
 
 def _add_set_rows(z: NDArray[np.float32], sums: NDArray[np.float32], part: TokenVectors) -> None:
-    """Turn Z into Z̃ in place: to each row of features, add _SET_WEIGHT times the sum over its set. Scales the sums."""
-    sums *= np.float32(_SET_WEIGHT)
+    """Turn Z into Z̃ in place: to each row of features, add SET_WEIGHT times the sum over its set. Scales the sums."""
+    sums *= np.float32(SET_WEIGHT)
     sets = np.repeat(np.arange(len(part)), part.lengths)
     for begin in range(0, len(z), _STRIPE):
         z[begin : begin + _STRIPE] += sums[sets[begin : begin + _STRIPE]]
 
 
-def _cut_own(targets: NDArray[np.float32], sample: Sample, block: slice) -> None:
+def cut_own(targets: NDArray[np.float32], sample: Sample, block: slice) -> None:
     """Write what passages of these sets find in their own documents without themselves."""
     begin = int(sample.sets.offsets[block.start])
     base = int(sample.sets.offsets[sample.num_queries])
@@ -318,7 +318,7 @@ def _invert_lower(lower: NDArray[np.float64]) -> None:
     lower[half:, :half] = -(lower[half:, half:] @ lower[half:, :half]) @ lower[:half, :half]
 
 
-def _left_singular(
+def left_singular(
     u: NDArray[np.float32], rank: int, random: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return left singular vectors (m, n) and values, the first ones, by subspace iteration (Halko et al., 2011).

@@ -163,10 +163,10 @@ def _draw(
     codes = Codec("int8", documents.dim).fit(chosen).encode(chosen, num_threads=num_threads)
     assert isinstance(codes, TokenCodes)
     found = regression.best_similarities(np.asarray(sample.sets.vectors, np.float32), codes, num_threads)
-    regression._cut_own(found, sample, slice(0, len(sample.sets)))
+    regression.cut_own(found, sample, slice(0, len(sample.sets)))
     found -= found.mean(axis=1, keepdims=True)
     rank = min(_NUM_COMPONENTS, *found.shape)
-    targets = found @ regression._left_singular(np.ascontiguousarray(found.T), rank, random)[0].astype(np.float32)
+    targets = found @ regression.left_singular(np.ascontiguousarray(found.T), rank, random)[0].astype(np.float32)
     size = float(np.sqrt(np.vdot(targets, targets) / len(targets)))
     return sample.sets, targets / np.float32(size or 1.0)
 
@@ -239,7 +239,7 @@ class _Layer:
         with torch.no_grad():
             for part in self._blocks(rows):
                 features = self._features(part)
-                weighted = features + regression._SET_WEIGHT * self._sums(features, part)[part.owners]
+                weighted = features + regression.SET_WEIGHT * self._sums(features, part)[part.owners]
                 a += (features.T @ weighted).cpu()
                 b += (weighted.T @ part.targets).cpu()
                 num_vectors += len(part.vectors)
@@ -264,7 +264,7 @@ class _Layer:
 
     def _size(self, values: Any, part: _Part) -> Any:
         """Return the squares of the rows, and of their sums over sets."""
-        return values.square().sum() + regression._SET_WEIGHT * self._sums(values, part).square().sum()
+        return values.square().sum() + regression.SET_WEIGHT * self._sums(values, part).square().sum()
 
     def _features(self, part: _Part) -> Any:
         """Return h(W x) and a 1 of each vector; h as in cpp/features.hpp."""
