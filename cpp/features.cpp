@@ -246,19 +246,7 @@ struct V {
 namespace chamfer {
 namespace {
 
-const FeatureKernels& feature_kernels(Isa isa) {
-    switch (isa) {
-#if CHAMFER_X86
-        case Isa::avx2: return avx2::kKernels;
-        case Isa::avx512:
-        case Isa::avx512_bf16: return avx512::kKernels;
-#elif CHAMFER_ARM
-        case Isa::neon:
-        case Isa::neon_dotprod: return neon::kKernels;
-#endif
-        default: return scalar::kKernels;
-    }
-}
+const FeatureKernels& feature_kernels(Isa isa) { CHAMFER_KERNELS_BY_REGISTERS(isa, kKernels) }
 
 // The weights of a block, the vectors of a group and their products stay in L1: 39 KB of 96 dims. A task's blocks and
 // vectors stay in L2.

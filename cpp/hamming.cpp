@@ -341,19 +341,7 @@ constexpr HammingKernels kKernels{distances};
 
 namespace chamfer {
 
-const HammingKernels& hamming_kernels(Isa isa) {
-    switch (isa) {
-#if CHAMFER_X86
-        case Isa::avx2: return avx2::kKernels;
-        case Isa::avx512:
-        case Isa::avx512_bf16: return avx512::kKernels;
-#elif CHAMFER_ARM
-        case Isa::neon:
-        case Isa::neon_dotprod: return neon::kKernels;
-#endif
-        default: return scalar::kKernels;
-    }
-}
+const HammingKernels& hamming_kernels(Isa isa) { CHAMFER_KERNELS_BY_REGISTERS(isa, kKernels) }
 
 namespace {
 

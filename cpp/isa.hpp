@@ -5,6 +5,8 @@
 #include <string_view>
 #include <vector>
 
+#include "target.hpp"
+
 namespace chamfer {
 
 // Levels, lowest first on each architecture; each has all that the one before it has. avx2: AVX2, FMA, F16C, POPCNT
@@ -24,3 +26,38 @@ const char* isa_name(Isa isa);
 Isa parse_isa(std::string_view name, const char* argument);
 
 }  // namespace chamfer
+
+// The body of a function that returns the kernels of an instruction set, `name` in the namespaces scalar, avx2 and so
+// on, where those of bfloat16 and of dot products are no others than those of their registers.
+#if CHAMFER_X86
+#define CHAMFER_KERNELS_BY_REGISTERS(isa, name)     \
+    switch (isa) {                                  \
+        case Isa::avx2: return avx2::name;          \
+        case Isa::avx512:                           \
+        case Isa::avx512_bf16: return avx512::name; \
+        default: return scalar::name;               \
+    }
+#define CHAMFER_KERNELS_BY_ISA(isa, name)                \
+    switch (isa) {                                       \
+        case Isa::avx2: return avx2::name;               \
+        case Isa::avx512: return avx512::name;           \
+        case Isa::avx512_bf16: return avx512_bf16::name; \
+        default: return scalar::name;                    \
+    }
+#elif CHAMFER_ARM
+#define CHAMFER_KERNELS_BY_REGISTERS(isa, name)    \
+    switch (isa) {                                 \
+        case Isa::neon:                            \
+        case Isa::neon_dotprod: return neon::name; \
+        default: return scalar::name;              \
+    }
+#define CHAMFER_KERNELS_BY_ISA(isa, name)                  \
+    switch (isa) {                                         \
+        case Isa::neon: return neon::name;                 \
+        case Isa::neon_dotprod: return neon_dotprod::name; \
+        default: return scalar::name;                      \
+    }
+#else
+#define CHAMFER_KERNELS_BY_REGISTERS(isa, name) return (void)(isa), scalar::name;
+#define CHAMFER_KERNELS_BY_ISA(isa, name) return (void)(isa), scalar::name;
+#endif

@@ -254,19 +254,7 @@ CHAMFER_TARGET_END
 namespace chamfer {
 namespace {
 
-const PeakLoops& peak_loops(Isa isa) {
-    switch (isa) {
-#if CHAMFER_X86
-        case Isa::avx2: return avx2::kLoops;
-        case Isa::avx512: return avx512::kLoops;
-        case Isa::avx512_bf16: return avx512_bf16::kLoops;
-#elif CHAMFER_ARM
-        case Isa::neon: return neon::kLoops;
-        case Isa::neon_dotprod: return neon_dotprod::kLoops;
-#endif
-        default: return scalar::kLoops;
-    }
-}
+const PeakLoops& peak_loops(Isa isa){CHAMFER_KERNELS_BY_ISA(isa, kLoops)}
 
 PeakLoops::Loop loop_of(const PeakLoops& loops, Peak peak) {
     switch (peak) {

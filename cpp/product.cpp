@@ -581,19 +581,7 @@ CHAMFER_TARGET_END
 
 namespace chamfer {
 
-const ProductKernels& product_kernels(Isa isa) {
-    switch (isa) {
-#if CHAMFER_X86
-        case Isa::avx2: return avx2::kKernels;
-        case Isa::avx512: return avx512::kKernels;
-        case Isa::avx512_bf16: return avx512_bf16::kKernels;
-#elif CHAMFER_ARM
-        case Isa::neon: return neon::kKernels;
-        case Isa::neon_dotprod: return neon_dotprod::kKernels;
-#endif
-        default: return scalar::kKernels;
-    }
-}
+const ProductKernels& product_kernels(Isa isa) { CHAMFER_KERNELS_BY_ISA(isa, kKernels) }
 
 void OwnedColumns::assign(const ProductKernels& kernels, const uint32_t* columns, size_t num_columns,
                           size_t column_stride, size_t word_stride, size_t num_words) {

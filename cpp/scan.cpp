@@ -30,8 +30,6 @@ size_t above_scalar(const float* values, size_t n, float limit, uint32_t* positi
     return select_rest(values, 0, n, positions, 0, [=](float x) { return x > limit; });
 }
 
-constexpr SelectKernels kScalar{below_scalar, above_scalar};
-
 // kLanes values at a time: any(values + i) says whether one of them passes, which few do.
 template <size_t kLanes, class Value, class Any, class Passes>
 CHAMFER_INLINE size_t select(const Value* values, size_t n, uint32_t* positions, const Any& any, const Passes& passes) {
@@ -43,6 +41,10 @@ CHAMFER_INLINE size_t select(const Value* values, size_t n, uint32_t* positions,
 }
 
 }  // namespace
+
+namespace scalar {
+constexpr SelectKernels kKernels{below_scalar, above_scalar};
+}
 }  // namespace chamfer
 
 #if CHAMFER_X86
@@ -132,18 +134,6 @@ constexpr SelectKernels kKernels{below, above};
 
 namespace chamfer {
 
-const SelectKernels& select_kernels(Isa isa) {
-    switch (isa) {
-#if CHAMFER_X86
-        case Isa::avx2: return avx2::kKernels;
-        case Isa::avx512:
-        case Isa::avx512_bf16: return avx512::kKernels;
-#elif CHAMFER_ARM
-        case Isa::neon:
-        case Isa::neon_dotprod: return neon::kKernels;
-#endif
-        default: return kScalar;
-    }
-}
+const SelectKernels& select_kernels(Isa isa) { CHAMFER_KERNELS_BY_REGISTERS(isa, kKernels) }
 
 }  // namespace chamfer
