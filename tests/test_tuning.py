@@ -68,7 +68,9 @@ def test_the_target_is_reached_and_kept(documents, queries, tmp_path):
     assert recall(index, queries).mean() == pytest.approx(point.recall)
     assert point.low <= 0.9 <= point.recall <= point.high
     assert [p.recall for p in report.points] == sorted(p.recall for p in report.points)
-    assert all(p.recall < 0.9 for p in report.points[: report.chosen])  # the cheapest that reaches it
+    # The cheapest that others can expect to reach it by: what is cheaper is luck, or less.
+    assert all(p.recall < point.recall for p in report.points[: report.chosen])
+    assert point.recall < 0.93
     assert set(point.stages) == {"encode", "candidates", "rerank scalar:2", "rerank exact"}
     assert set(point.num_scored) == {"rerank scalar:2", "rerank exact"}
     index.save(tmp_path / "index")
@@ -175,3 +177,18 @@ def test_a_report_is_of_the_settings_it_kept(documents, queries):
     report = index.tune(queries, 0.9)
     index.settings = replace(report.settings, num_candidates=len(documents))
     assert recall(index, queries).mean() >= report.points[report.chosen].recall
+
+
+def test_luck_is_not_promised():
+    """The cheapest of many settings to reach a recall is a lucky one: other queries find less by it."""
+    random = np.random.default_rng(0)
+    promised, landed = [], []
+    for _ in range(60):
+        goodness = np.linspace(0.8, 1.0, 41)  # by cost; each setting errs for each query by itself
+        seen = np.clip(goodness[:, None] + random.normal(0, 0.2, (41, 100)), 0, None)
+        tried = [tuning._Tried(SearchSettings(i + 10), recalls, float(i)) for i, recalls in enumerate(seen)]
+        for asked, found in ((0.9, promised), (tuning._cross_validated(tried, 0.9), landed)):
+            found.append(goodness[next(i for i, recalls in enumerate(seen) if recalls.mean() >= asked)])
+    assert np.mean(promised) < 0.888  # what the queries at hand promise is not kept by others
+    assert abs(np.mean(landed) - 0.9) < 0.004
+    assert tuning._cross_validated(tried[:1], 0.5) == 0.5
