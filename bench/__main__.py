@@ -36,9 +36,18 @@ def main() -> None:
     scale.add_argument("data", type=Path, metavar="DATA", help="folder laid out as `search --help` says, or demo")
     scale.add_argument("--documents", type=int, nargs="+", help="sizes; a larger one than DATA is grown from it")
     scale.add_argument("--threads", type=int, default=2, help="to build with; searches are timed on one (default 2)")
+    candidates = commands.add_parser("candidates", help="kinds of FAISS index on the same encodings")
+    candidates.add_argument(
+        "data", type=Path, nargs="+", metavar="DATA", help="folders as `search --help` says, or demo"
+    )
+    candidates.add_argument(
+        "--reducers", nargs="+", choices=["learned", "fde"], default=["learned"], help="what encodes (default learned)"
+    )
+    candidates.add_argument("--num-queries", type=int, default=150, help="so many, drawn at random (default 150)")
+    candidates.add_argument("--threads", type=int, default=2, help="to encode with; the rest is on one (default 2)")
     for command in (kernels, roofline):
         command.add_argument("--rounds", type=int, help="times that everything is measured (default 15, quick 2)")
-    for command in (kernels, roofline, search, scale):
+    for command in (kernels, roofline, search, scale, candidates):
         command.add_argument("--quick", action="store_true", help="tiny: to try the code, the numbers mean nothing")
         command.add_argument(
             "--output",
