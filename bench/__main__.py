@@ -40,9 +40,18 @@ def main() -> None:
     tune.add_argument("data", type=Path, nargs="+", metavar="DATA", help="folders laid out as `search --help` says")
     tune.add_argument("--splits", type=int, default=20, help="random halves of the queries (default 20)")
     tune.add_argument("--threads", type=int, default=2, help="to build and tune with (default 2)")
+    candidates = commands.add_parser("candidates", help="kinds of FAISS index on the same encodings")
+    candidates.add_argument(
+        "data", type=Path, nargs="+", metavar="DATA", help="folders as `search --help` says, or demo"
+    )
+    candidates.add_argument(
+        "--reducers", nargs="+", choices=["learned", "fde"], default=["learned"], help="what encodes (default learned)"
+    )
+    candidates.add_argument("--num-queries", type=int, default=150, help="so many, drawn at random (default 150)")
+    candidates.add_argument("--threads", type=int, default=2, help="to encode with; the rest is on one (default 2)")
     for command in (kernels, roofline):
         command.add_argument("--rounds", type=int, help="times that everything is measured (default 15, quick 2)")
-    for command in (kernels, roofline, search, scale, tune):
+    for command in (kernels, roofline, search, scale, tune, candidates):
         command.add_argument("--quick", action="store_true", help="tiny: to try the code, the numbers mean nothing")
         command.add_argument(
             "--output",

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from chamfer._progress import progress_bar
 from chamfer._sampling import spread
-from chamfer.candidates import FaissCandidates
+from chamfer.candidates import FaissCandidates, local_dimensions
 from chamfer.index.reducing import Reducer
 from chamfer.reducers import LearnedReducer
 from chamfer.token_vectors import TokenVectors
@@ -27,12 +28,35 @@ _LARGEST_FAST_SCAN = 1_000_000
 _BATCH_BYTES = 64 * 2**20
 _TRAINING_BYTES = 2**30
 
+# Encodings that neighbours are looked for in, where documents are ordered by the dimension around them.
+_NEIGHBOURHOOD = 16_384
+
+# Documents that are copied at a time to be encoded in another order than theirs.
+_ORDERED_BATCH = 2_048
+
 # Of so many documents the encodings are held at once, and not made twice: for training, and to be added.
 _FEW = 20_000
 
 
+INSERTION_ORDERS = ("input", "random", "lid_desc", "lid_asc")
+"""Orders in which encodings may be added."""
+
+
+def check_insertion_order(insertion_order: str) -> str:
+    """Return the order; ValueError if there is no such."""
+    if insertion_order not in INSERTION_ORDERS:
+        wanted = ", ".join(map(repr, INSERTION_ORDERS))
+        raise ValueError(f"insertion_order: expected one of {wanted}, got {insertion_order!r}")
+    return insertion_order
+
+
 def make_candidates(
-    candidates: Any, encoder: Reducer, documents: TokenVectors, num_threads: int, progress: bool
+    candidates: Any,
+    encoder: Reducer,
+    documents: TokenVectors,
+    num_threads: int,
+    progress: bool,
+    insertion_order: str = "input",
 ) -> FaissCandidates:
     """Return the candidates of these documents: made, trained and filled, or a filled index, checked.
 
@@ -47,8 +71,12 @@ def make_candidates(
             f"candidates: expected an empty FAISS index or one of {len(documents)} encodings, got {found.num_documents}"
         )
     if found.num_documents == 0:
-        _fill(found, encoder, documents, num_threads, progress)
+        _fill(found, encoder, documents, num_threads, progress, insertion_order)
         return found
+    if insertion_order != "input":
+        raise ValueError(
+            f"insertion_order: expected 'input', since the FAISS index is filled already, got {insertion_order!r}"
+        )
     rows = np.flatnonzero(documents.lengths)
     rows = rows[spread(len(rows), 64)]
     encodings = encoder.encode_documents(documents.select(rows), num_threads=num_threads)
@@ -83,14 +111,16 @@ def _fill(
     documents: TokenVectors,
     num_threads: int,
     progress: bool,
+    insertion_order: str,
 ) -> None:
     """Encode the documents in batches and add them; FAISS trains first, on documents spread over the collection."""
+    order = _insertion_rows(insertion_order, encoder, documents, num_threads, progress)
     with progress_bar(len(documents), "encode documents", progress) as advance:
         if not candidates.is_trained:
             size = _training_size(len(documents), encoder.output_dimension)
             if candidates.most_training is not None and len(documents) > _FEW:
                 size = min(size, candidates.most_training)
-            is_all = size == len(documents)
+            is_all = size == len(documents) and order is None
             sample = documents if is_all else documents.select(spread(len(documents), size))
             encodings = encoder.encode_documents(sample, num_threads=num_threads)
             candidates.train(encodings, num_threads)
@@ -98,11 +128,39 @@ def _fill(
                 candidates.add(encodings, num_threads)
                 advance(size)
                 documents = documents._run(0, 0)
-        batch = max(1, _BATCH_BYTES // (4 * encoder.output_dimension))
+        batch = _batch_size(encoder) if order is None else min(_batch_size(encoder), _ORDERED_BATCH)
         for begin in range(0, len(documents), batch):
             end = min(begin + batch, len(documents))
-            encodings = encoder.encode_documents(documents._run(begin, end), num_threads=num_threads)
-            candidates.add(encodings, num_threads)
+            rows = None if order is None else order[begin:end]
+            part = documents._run(begin, end) if rows is None else documents.select(rows)
+            candidates.add(encoder.encode_documents(part, num_threads=num_threads), num_threads, rows)
             advance(end - begin)
     if isinstance(encoder, LearnedReducer):
         encoder.forget_drift()  # what comes now is compared with these documents
+
+
+def _batch_size(encoder: Reducer) -> int:
+    return max(1, _BATCH_BYTES // (4 * encoder.output_dimension))
+
+
+def _insertion_rows(
+    insertion_order: str, encoder: Reducer, documents: TokenVectors, num_threads: int, progress: bool
+) -> NDArray[np.int64] | None:
+    """Return rows in the order they are to be added in, None if that is theirs.
+
+    An order by local intrinsic dimension encodes every document once more: encodings are never all held.
+    """
+    if insertion_order == "input":
+        return None
+    if insertion_order == "random":
+        return np.random.default_rng(0).permutation(len(documents))
+    rows = spread(len(documents), min(_NEIGHBOURHOOD, _training_size(len(documents), encoder.output_dimension)))
+    sample = encoder.encode_documents(documents.select(rows), num_threads=num_threads)
+    dimensions = np.empty(len(documents))
+    with progress_bar(len(documents), "order documents", progress) as advance:
+        for begin in range(0, len(documents), _batch_size(encoder)):
+            end = min(begin + _batch_size(encoder), len(documents))
+            encodings = encoder.encode_documents(documents._run(begin, end), num_threads=num_threads)
+            dimensions[begin:end] = local_dimensions(encodings, sample, num_threads)
+            advance(end - begin)
+    return np.argsort(dimensions if insertion_order == "lid_asc" else -dimensions, kind="stable")

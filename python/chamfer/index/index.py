@@ -19,7 +19,7 @@ from chamfer.candidates import FaissCandidates
 from chamfer.cascade import Cascade
 from chamfer.errors import CorruptIndexError
 from chamfer.index import storage
-from chamfer.index.filling import make_candidates
+from chamfer.index.filling import check_insertion_order, make_candidates
 from chamfer.index.ids import check_ids
 from chamfer.index.reducing import Reducer, load_reducer, reducer_name, resolve_reducer
 from chamfer.index.reranking import code_writers, make_cascade, open_cascade, resolve_stages, stage_settings
@@ -99,6 +99,7 @@ class Index:
         path: str | os.PathLike[str] | None = None,
         reducer: Reducer | Literal["auto", "fde", "learned"] = "auto",
         candidates: Any = "auto",
+        insertion_order: Literal["input", "random", "lid_desc", "lid_asc"] = "input",
         rerank: str | Sequence[str] | None = "auto",
         queries: TokenVectorsLike | None = None,
         target_recall: float | None = None,
@@ -117,6 +118,9 @@ class Index:
             candidates: a FAISS factory string, or a FAISS index of metric inner product, empty or filled in order.
                 "auto" scans encodings with FAISS: learned ones in 4 bits a number ("PQ512x4fs"), others in 8 ("SQ8") up
                 to 20,000 documents, with inverted lists beyond.
+            insertion_order: the order in which encodings are added, which only changes what an HNSW graph finds:
+                "input", "random", or by local intrinsic dimension, highest ("lid_desc") or lowest ("lid_asc") first
+                (arXiv 2405.17813), which encodes documents twice. FAISS shuffles each batch of "input".
             rerank: the stages that score candidates, from cheap to exact: names of codecs (see `Codec`), and last, if
                 wanted, "exact", MaxSim at the stored precision; such as ["binary", "int8", "exact"], or one name. Each
                 stage hands its best on to the next; the index keeps the codes of each. "auto" is "exact" below 1,000
@@ -132,8 +136,8 @@ class Index:
 
         Raises:
             TypeError: an argument has a wrong type or dtype.
-            ValueError: no vector at all, ids that repeat or do not fit, an encoder of another dim, or a FAISS index
-                that does not fit the encoder.
+            ValueError: no vector at all, ids that repeat or do not fit, an encoder of another dim, a FAISS index that
+                does not fit the encoder, or an insertion_order for one that is filled.
             OSError: as `save`.
         """
         if path is not None:
@@ -142,6 +146,7 @@ class Index:
         if collection.num_tokens == 0:
             raise ValueError("documents: expected at least one document with a vector, got none")
         checked_ids = check_ids(ids, len(collection))
+        check_insertion_order(insertion_order)
         stages = resolve_stages(rerank, collection)
         threads = resolve_num_threads(num_threads)
         target_recall = None if target_recall is None else check_recall(target_recall)
@@ -149,7 +154,7 @@ class Index:
             raise ValueError("target_recall: expected None, since nothing is reranked that could be tuned")
         queries, held_out = split_queries(queries, collection) if target_recall is not None else (queries, None)
         encoder = resolve_reducer(reducer, collection, queries, threads, progress)
-        found = make_candidates(candidates, encoder, collection, threads, progress)
+        found = make_candidates(candidates, encoder, collection, threads, progress, insertion_order)
         is_auto = isinstance(rerank, str) and rerank == "auto"
         cascade = make_cascade(stages, collection, queries, threads, is_auto=is_auto)
         index = cls(collection, checked_ids, encoder, found, cascade)
