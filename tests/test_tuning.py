@@ -41,7 +41,8 @@ STAGES = [["exact"], ["scalar:2", "exact"], ["binary", "int8", "exact"], ["binar
 def test_every_setting_finds_what_the_simulation_says(documents, queries, stages, k):
     index = ch.Index.build(documents, rerank=stages)
     rows = tuning._exact_rows(index, queries, k, 1, lambda _: None)
-    simulation, grid = tuning._simulate(index, index._cascade, queries, rows, 0.8, 1)
+    encodings = index.reducer.encode_queries(queries)
+    simulation, grid = tuning._simulate(index, index._cascade, queries, encodings, rows, 0.8, None, 1)
     assert grid == sorted(set(grid))
     assert min(grid) >= k
     exact = index.search(queries, k, exact=True).ids
@@ -186,9 +187,36 @@ def test_luck_is_not_promised():
     for _ in range(60):
         goodness = np.linspace(0.8, 1.0, 41)  # by cost; each setting errs for each query by itself
         seen = np.clip(goodness[:, None] + random.normal(0, 0.2, (41, 100)), 0, None)
-        tried = [tuning._Tried(SearchSettings(i + 10), recalls, float(i)) for i, recalls in enumerate(seen)]
+        tried = [tuning._Tried(SearchSettings(i + 10), recalls, float(i), []) for i, recalls in enumerate(seen)]
         for asked, found in ((0.9, promised), (tuning._cross_validated(tried, 0.9), landed)):
             found.append(goodness[next(i for i, recalls in enumerate(seen) if recalls.mean() >= asked)])
     assert np.mean(promised) < 0.888  # what the queries at hand promise is not kept by others
     assert abs(np.mean(landed) - 0.9) < 0.004
     assert tuning._cross_validated(tried[:1], 0.5) == 0.5
+
+
+def test_inverted_lists_are_a_knob(documents, queries, tmp_path):
+    index = ch.Index.build(documents, candidates="IVF16,Flat", rerank=["scalar:2", "exact"])
+    report = index.tune(queries, 0.9)
+    assert report.reached
+    probed = [point.settings.nprobe for point in report.points]
+    assert set(probed) <= {1, 2, 4, 8, 16}
+    assert len(set(probed)) > 1
+    assert f"of {report.settings.nprobe} lists" in str(report)
+    # What is kept is what a search looks into, also after it was saved.
+    found = index.search(queries)
+    index.settings = replace(report.settings, nprobe=1)
+    few = index.search(queries)
+    assert recall_of(few, index, queries) < recall_of(found, index, queries)
+    index.settings = replace(report.settings, nprobe=1000)  # all there are
+    assert recall_of(index.search(queries), index, queries) >= recall_of(found, index, queries)
+    index.settings = report.settings
+    index.save(tmp_path / "index")
+    opened = ch.Index.open(tmp_path / "index")
+    assert opened.settings.nprobe == report.settings.nprobe
+    np.testing.assert_array_equal(opened.search(queries).ids, found.ids)
+
+
+def recall_of(found, index, queries):
+    exact = index.search(queries, found.ids.shape[1], exact=True).ids
+    return np.mean([np.isin(wanted, mine).mean() for wanted, mine in zip(exact, found.ids, strict=True)])

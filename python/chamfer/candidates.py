@@ -109,6 +109,12 @@ class FaissCandidates:
         return bool(self._index.is_trained)
 
     @property
+    def num_lists(self) -> int | None:
+        """Inverted lists, None if there are no such."""
+        ivf = faiss.try_extract_index_ivf(self._index)
+        return None if ivf is None else int(ivf.nlist)
+
+    @property
     def most_training(self) -> int | None:
         """Encodings that are enough to train, None if the more the better."""
         return _FAST_SCAN_TRAINING if isinstance(self._index, faiss.IndexPQFastScan) else None
@@ -164,12 +170,15 @@ class FaissCandidates:
         return bool((found == rows[:, None]).any(axis=1).mean() > 0.5)
 
     def search(
-        self, encodings: NDArray[np.float32], num_candidates: int, num_threads: int
+        self, encodings: NDArray[np.float32], num_candidates: int, num_threads: int, nprobe: int | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return inner products and rows, (num_queries, num_candidates), best first; -inf and -1 fill the end."""
+        """Return inner products and rows, (num_queries, num_candidates), best first; -inf and -1 fill the end.
+
+        Of inverted lists, if there are such, `nprobe` are looked into; None stands for the index's own number.
+        """
         scores = np.empty((len(encodings), num_candidates), np.float32)
         rows = np.empty((len(encodings), num_candidates), np.int64)
-        wide = _wide_parameters(self._index, num_candidates)
+        wide = _search_parameters(self._index, num_candidates, nprobe)
 
         def search_stretch(begin: int) -> None:
             end = min(begin + _QUERIES_AT_A_TIME, len(encodings))
@@ -277,23 +286,37 @@ def _widen(index: Any) -> None:
             quantizer.hnsw.efSearch = max(_EF_SEARCH, index.nprobe)
 
 
-def _wide_parameters(index: Any, num_candidates: int) -> Any:
-    """Return search parameters for an HNSW graph to look at as many as are wanted; None where there is none.
+def _search_parameters(index: Any, num_candidates: int, nprobe: int | None) -> Any:
+    """Return search parameters for an HNSW graph to look at as many as are wanted, and so many lists to be probed.
 
-    FAISS stops when efSearch of those it has seen are nearer than what is left to look at, fewer than wanted or not.
+    None where the index's own do. FAISS stops when efSearch of those it has seen are nearer than what is left to look
+    at, fewer than wanted or not.
     """
     if isinstance(index, faiss.IndexHNSW):
         return _parameters("SearchParametersHNSW", efSearch=max(index.hnsw.efSearch, num_candidates))
+    if isinstance(index, faiss.IndexIVF):
+        return _probing_parameters(index, nprobe)
     inner = _inside(index)
     if inner is None:
         return None
     if isinstance(index, faiss.IndexRefine):
-        wide = _wide_parameters(inner, int(num_candidates * index.k_factor))
-        return wide and _parameters("IndexRefineSearchParameters", k_factor=index.k_factor, base_index_params=wide)
-    wide = _wide_parameters(inner, num_candidates)
+        within = _search_parameters(inner, int(num_candidates * index.k_factor), nprobe)
+        return within and _parameters("IndexRefineSearchParameters", k_factor=index.k_factor, base_index_params=within)
+    within = _search_parameters(inner, num_candidates, nprobe)
     if isinstance(index, faiss.IndexPreTransform):
-        return wide and _parameters("SearchParametersPreTransform", index_params=wide)
-    return wide
+        return within and _parameters("SearchParametersPreTransform", index_params=within)
+    return within
+
+
+def _probing_parameters(index: Any, nprobe: int | None) -> Any:
+    if nprobe is None:
+        return None
+    nprobe = min(nprobe, int(index.nlist))
+    quantizer = faiss.downcast_index(index.quantizer)
+    if not isinstance(quantizer, faiss.IndexHNSW):
+        return _parameters("SearchParametersIVF", nprobe=nprobe)
+    wide = _parameters("SearchParametersHNSW", efSearch=max(quantizer.hnsw.efSearch, nprobe))
+    return _parameters("SearchParametersIVF", nprobe=nprobe, quantizer_params=wide)
 
 
 def _parameters(kind: str, **values: Any) -> Any:

@@ -2,6 +2,6 @@
 
 from chamfer.index.index import Index, SearchResult
 from chamfer.index.settings import SearchSettings
-from chamfer.index.tuning import TuningPoint, TuningReport
+from chamfer.index.tuning_report import TuningPoint, TuningReport
 
 __all__ = ["Index", "SearchResult", "SearchSettings", "TuningPoint", "TuningReport"]

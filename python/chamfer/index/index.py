@@ -24,7 +24,8 @@ from chamfer.index.ids import check_ids
 from chamfer.index.reducing import Reducer, load_reducer, reducer_name, resolve_reducer
 from chamfer.index.reranking import code_writers, make_cascade, open_cascade, resolve_stages, stage_settings
 from chamfer.index.settings import SearchSettings
-from chamfer.index.tuning import TuningReport, check_recall, split_queries, tune
+from chamfer.index.tuning import check_recall, split_queries, tune
+from chamfer.index.tuning_report import TuningReport
 from chamfer.reducers import ball_carving
 from chamfer.scoring import maxsim_topk
 from chamfer.token_vectors import FloatArray, TokenVectors, TokenVectorsLike, as_token_vectors
@@ -393,7 +394,7 @@ class Index:
             encodings = self._reducer.encode_queries(query_vectors, num_threads=num_threads)
         with _timed(timings, "candidates"):
             width = min(k if self._cascade is None else num_candidates, len(self))
-            scores, rows = self._find_candidates(encodings, width, num_threads)
+            scores, rows = self._find_candidates(encodings, width, num_threads, settings.nprobe)
         kept["candidates"] = _most_found(rows)
         if self._cascade is not None:
             if carving_threshold is not None:
@@ -431,11 +432,11 @@ class Index:
         return ids
 
     def _find_candidates(
-        self, encodings: NDArray[np.float32], width: int, num_threads: int
+        self, encodings: NDArray[np.float32], width: int, num_threads: int, nprobe: int | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         # Encodings of empty documents are zero, which beats negative scores: as many more are fetched, then dropped.
         num_fetched = min(width + self._num_empty, len(self))
-        scores, rows = self._candidates.search(encodings, num_fetched, num_threads)
+        scores, rows = self._candidates.search(encodings, num_fetched, num_threads, nprobe)
         if self._num_empty:
             offsets = self._documents.offsets
             lost = (rows >= 0) & (offsets[rows] == offsets[rows + 1])

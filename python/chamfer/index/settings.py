@@ -20,6 +20,7 @@ class SearchSettings:
         margin: how many errors of a stage a document may be behind the k-th of it; see `Cascade.run`.
         k: results that these settings are for. A search for more takes the defaults. None: as many as
             there is room for.
+        nprobe: inverted lists to look into, if the candidates have such. None: as many as they were made with.
 
     Raises:
         TypeError: a value has a wrong type.
@@ -30,6 +31,7 @@ class SearchSettings:
     budgets: tuple[int, ...] | None = None
     margin: float | None = None
     k: int | None = None
+    nprobe: int | None = None
 
     def __post_init__(self) -> None:
         if self.num_candidates is not None:
@@ -38,6 +40,8 @@ class SearchSettings:
             object.__setattr__(self, "budgets", check_budgets(self.budgets))
         if self.k is not None:
             object.__setattr__(self, "k", check_positive_int(self.k, "k"))
+        if self.nprobe is not None:
+            object.__setattr__(self, "nprobe", check_positive_int(self.nprobe, "nprobe"))
         if self.margin is not None:
             object.__setattr__(self, "margin", check_margin(self.margin))
 
@@ -47,6 +51,7 @@ class SearchSettings:
             "num_candidates": self.num_candidates,
             "budgets": None if self.budgets is None else list(self.budgets),
             "k": self.k,
+            "nprobe": self.nprobe,
             "margin": None if self.margin is None else repr(self.margin),  # JSON has no infinity
         }
 
@@ -58,5 +63,5 @@ class SearchSettings:
             TypeError, ValueError, KeyError: it is something else.
         """
         margin = stored["margin"]
-        k = stored.get("k")  # not stored before it was known
-        return cls(stored["num_candidates"], stored["budgets"], None if margin is None else float(margin), k)
+        k, nprobe = stored.get("k"), stored.get("nprobe")  # not stored before they were known
+        return cls(stored["num_candidates"], stored["budgets"], None if margin is None else float(margin), k, nprobe)

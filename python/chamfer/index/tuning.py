@@ -8,7 +8,6 @@ the recall that is reported: an index that searches wider for more candidates, a
 from __future__ import annotations
 
 import itertools
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from chamfer._progress import progress_bar
 from chamfer._sampling import spread
 from chamfer.cascade import Cascade, document_passages
 from chamfer.index.settings import SearchSettings
+from chamfer.index.tuning_report import TuningPoint, TuningReport
 from chamfer.scoring import maxsim, maxsim_topk
 from chamfer.token_vectors import TokenVectors, TokenVectorsLike, as_token_vectors
 
@@ -35,8 +35,12 @@ _NUM_PASSAGES = 256
 # Settings that are tried. Numbers of candidates lie 12 % apart; budgets are parts of k.
 _STEP = 1.12
 _MAX_CANDIDATES = 20_000
+_PARTS_OF_LISTS = (1, 2, 4, 8, 16, 32, 64)
 _PARTS_OF_K = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0)
 _MARGINS = (1.5, 2.0, 3.0, 4.0, 20.0)  # the last drops next to nothing
+
+# Recall that wider candidates have to gain to be worth it, where lists limit them.
+_LEAST_GAIN = 0.001
 
 # Parts of what a search may lose, 1 - target: candidates are tried that lose so much of it, and the codes the rest.
 _CANDIDATES_LOSE = (0.2, 1.0)
@@ -46,112 +50,6 @@ _NUM_POINTS = 7
 _NUM_FOLDS = 10
 _MOST_LUCK = 0.03
 _LUCK_STEP = 0.0005
-
-
-@dataclass(frozen=True)
-class TuningPoint:
-    """What one setting gives.
-
-    Attributes:
-        settings: of the search.
-        recall: the mean share of the exact top k that is found.
-        low, high: `recall` less and plus 1.96 standard errors of that mean. Of the kept point it is a little narrow,
-            since this point was chosen by the same queries.
-        milliseconds: median time of a query on one thread, searched alone.
-        stages: median milliseconds by stage.
-        num_scored: mean number of documents that each stage scores.
-    """
-
-    settings: SearchSettings
-    recall: float
-    low: float
-    high: float
-    milliseconds: float
-    stages: dict[str, float] = field(default_factory=dict)
-    num_scored: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class TuningReport:
-    """What `Index.tune` found.
-
-    Attributes:
-        target_recall: as asked for.
-        k: results per query.
-        num_queries: that recall was measured on.
-        points: from low recall to high.
-        chosen: which of them the index keeps.
-        reached: whether its recall is at least the target.
-        exact_milliseconds: median time of an exact search of all documents, one thread.
-    """
-
-    target_recall: float
-    k: int
-    num_queries: int
-    points: tuple[TuningPoint, ...]
-    chosen: int
-    reached: bool
-    exact_milliseconds: float
-
-    @property
-    def settings(self) -> SearchSettings:
-        """The settings that the index keeps."""
-        return self.points[self.chosen].settings
-
-    def __str__(self) -> str:
-        head = (
-            f"recall@{self.k} against exact search, {self.num_queries} queries, target {self.target_recall:g}: "
-            f"{'reached' if self.reached else 'NOT reached'}; exact search {self.exact_milliseconds:.2f} ms a query"
-        )
-        lines = [
-            head,
-            f"{'recall':>8} {'95 % interval':>15} {'ms':>7} {'candidates':>10}  budgets, margin: stages in ms",
-        ]
-        for i, point in enumerate(self.points):
-            settings = point.settings
-            stages = ", ".join(f"{name} {value:.2f}" for name, value in point.stages.items())
-            budgets = "/".join(map(str, settings.budgets or ())) or "-"
-            margin = "-" if settings.margin is None else f"{settings.margin:g}"
-            lines.append(
-                f"{point.recall:8.3f} {f'{point.low:.3f} to {point.high:.3f}':>15} {point.milliseconds:7.2f} "
-                f"{settings.num_candidates:10d}  {budgets}, {margin}: {stages}{'  <- kept' if i == self.chosen else ''}"
-            )
-        return "\n".join(lines)
-
-    def picture(self, path: str | os.PathLike[str]) -> None:
-        """Draw recall against latency, the stages stacked.
-
-        Args:
-            path: of the picture, .png or .svg.
-
-        Raises:
-            ModuleNotFoundError: matplotlib is not installed.
-        """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise ModuleNotFoundError('a picture needs matplotlib: pip install "chamfer[plot]"') from None
-        figure = Figure(figsize=(8, 4.5), layout="constrained")
-        axes = figure.subplots()
-        names = list(dict.fromkeys(name for point in self.points for name in point.stages))
-        left = np.zeros(len(self.points))
-        places = np.arange(len(self.points))
-        for name in names:
-            widths = np.array([point.stages.get(name, 0.0) for point in self.points])
-            axes.barh(places, widths, left=left, label=name)
-            left += widths
-        for place, point in enumerate(self.points):
-            text = f"{point.milliseconds:.2f} ms, {point.settings.num_candidates} candidates"
-            weight = "bold" if place == self.chosen else "normal"
-            axes.text(left[place], place, f"  {text}", va="center", fontweight=weight)
-        labels = [f"{p.recall:.3f}" + (" (kept)" if i == self.chosen else "") for i, p in enumerate(self.points)]
-        axes.set_yticks(places, labels)
-        axes.set_xlim(0, float(left.max(initial=0.0)) * 1.45 or 1.0)
-        axes.set_ylabel(f"recall@{self.k} against exact search")
-        axes.set_xlabel(f"ms a query, one thread (exact search: {self.exact_milliseconds:.2f})")
-        axes.legend(loc="lower right")
-        axes.set_title(f"target {self.target_recall:g}, {self.num_queries} queries")
-        figure.savefig(path, dpi=120)
 
 
 class _Ranked(NamedTuple):
@@ -170,8 +68,7 @@ class _Simulation:
         k: results per query.
         rows: int64, shape (num_queries, width): candidates, best first.
         wanted: bool, the same shape: which are among the exact top k.
-        exact: int64, shape (num_queries, k): rows of the exact top k, -1 where there are fewer.
-        num_wanted: shape (num_queries,): how many there are, found or not.
+        num_wanted: shape (num_queries,): documents of the exact top k, found or not.
         scores: of each stage but an exact last one, the scores of the candidates; -inf where there is none.
         errors: of each of these, the error in score of each query, shape (num_queries,).
         ends_exact: whether the last stage is exact.
@@ -180,7 +77,6 @@ class _Simulation:
     k: int
     rows: NDArray[np.int64]
     wanted: NDArray[np.bool_]
-    exact: NDArray[np.int64]
     num_wanted: NDArray[np.int64]
     scores: list[NDArray[np.float32]]
     errors: list[NDArray[np.float64]]
@@ -255,9 +151,16 @@ def tune(
     queries = queries.select(_some(queries, _MAX_QUERIES))
     with progress_bar(len(queries), "search exactly", progress, unit="query") as advance:
         exact = _exact_rows(index, queries, k, num_threads, advance)
-    simulation, grid = _simulate(index, cascade, queries, exact, target_recall, num_threads)
-    costs = _costs(cascade, queries, simulation)
-    tried = _try_all(simulation, grid, costs, len(cascade.stages) - 1)
+    encodings = index._reducer.encode_queries(queries, num_threads=num_threads)
+    nprobes = _nprobes(index)
+    tried: list[_Tried] = []
+    with progress_bar(len(nprobes), "try settings", progress, unit="nprobe") as advance:
+        for nprobe in nprobes:
+            simulation, grid = _simulate(index, cascade, queries, encodings, exact, target_recall, nprobe, num_threads)
+            seconds = _candidate_seconds(index, encodings, grid[-1], nprobe)
+            tried += _try_all(simulation, grid, _costs(cascade, queries, simulation), seconds, nprobe)
+            advance(1)
+    tried.sort(key=lambda one: (one.seconds, -one.recalls.mean()))
     settled = _frontier(tried)
     means = [float(one.recalls.mean()) for one in settled]
     wanted = _cross_validated(tried, target_recall)
@@ -268,7 +171,7 @@ def tune(
     with progress_bar(len(shown | {chosen}), "measure settings", progress, unit="setting") as advance:
         while True:
             for i in (shown | {chosen}) - measured.keys():
-                measured[i] = _measure(index, simulation, queries, settled[i].settings, timed, num_threads)
+                measured[i] = _measure(index, queries, exact, settled[i], timed, num_threads)
                 advance(1)
             # A narrow search may find others than a wide one that is cut: a little fewer, too.
             if measured[chosen].recall >= target_recall or chosen == len(settled) - 1:
@@ -297,33 +200,47 @@ def _exact_rows(
     return np.concatenate(rows)
 
 
+def _nprobes(index: Index) -> list[int | None]:
+    """Return how many inverted lists are worth trying; None alone where there are no lists."""
+    num_lists = index._candidates.num_lists
+    if num_lists is None:
+        return [None]
+    return [*sorted({max(1, num_lists // part) for part in _PARTS_OF_LISTS})]
+
+
 def _simulate(
     index: Index,
     cascade: Cascade,
     queries: TokenVectors,
+    encodings: NDArray[np.float32],
     exact: NDArray[np.int64],
     target_recall: float,
+    nprobe: int | None,
     num_threads: int,
 ) -> tuple[_Simulation, list[int]]:
     """Return the simulation, and the numbers of candidates worth trying, ascending."""
     k = exact.shape[1]
-    encodings = index._reducer.encode_queries(queries, num_threads=num_threads)
     num_wanted = (exact >= 0).sum(axis=1)
     most = min(len(index), _MAX_CANDIDATES)
     width = min(most, max(256, 20 * k))
     may_lose = 1.0 - target_recall
+    before = -1.0
     while True:
-        rows = index._find_candidates(encodings, width, num_threads)[1]
+        rows = index._find_candidates(encodings, width, num_threads, nprobe)[1]
         wanted = np.zeros(rows.shape, bool)
         for i in range(len(rows)):
             wanted[i] = np.isin(rows[i], exact[i][exact[i] >= 0])
         reached = np.cumsum(wanted, axis=1) / np.maximum(num_wanted, 1)[:, None]
         by_width = reached.mean(axis=0)
         enough = by_width >= 1.0 - _CANDIDATES_LOSE[0] * may_lose
-        if enough.any() or width == most:
+        # Few lists may not hold what is wanted: then more of their documents are no use.
+        if enough.any() or width == most or (nprobe is not None and by_width[-1] < before + _LEAST_GAIN):
             break
+        before = float(by_width[-1])
         width = min(most, 4 * width)
-    last = int(np.argmax(enough)) + 1 if enough.any() else width
+    if not enough.any():
+        enough = by_width >= by_width[-1] - _LEAST_GAIN
+    last = int(np.argmax(enough)) + 1
     first = int(np.argmax(by_width >= 1.0 - _CANDIDATES_LOSE[1] * may_lose)) + 1
     # Below the target too: the report shows what less recall would cost.
     grid, number = [], float(max(k, min(first, last) // 3))
@@ -339,7 +256,7 @@ def _simulate(
             scores.append(maxsim(queries, stage.documents, candidates=rows, num_threads=num_threads))
             errors.append(stage.error * queries.lengths.astype(np.float64))
     ends_exact = cascade.stages[-1].codec is None
-    return _Simulation(k, rows, wanted, exact, num_wanted, scores, errors, ends_exact), grid
+    return _Simulation(k, rows, wanted, num_wanted, scores, errors, ends_exact), grid
 
 
 def _costs(cascade: Cascade, queries: TokenVectors, simulation: _Simulation) -> list[float]:
@@ -357,17 +274,28 @@ def _costs(cascade: Cascade, queries: TokenVectors, simulation: _Simulation) -> 
     return costs
 
 
+def _candidate_seconds(index: Index, encodings: NDArray[np.float32], num_candidates: int, nprobe: int | None) -> float:
+    """Return seconds to find candidates for a query alone on one thread."""
+    seconds = [
+        _seconds(lambda: index._find_candidates(encodings[[i]], num_candidates, 1, nprobe))  # noqa: B023
+        for i in spread(len(encodings), 12).tolist()
+    ]
+    return float(np.median(seconds))
+
+
 class _Tried(NamedTuple):
-    """A setting, the recall of each query, and the seconds of a query that it costs."""
+    """A setting, the recall of each query, the seconds of a query that it costs, and documents that stages score."""
 
     settings: SearchSettings
     recalls: NDArray[np.float64]
     seconds: float
+    num_scored: list[float]
 
 
-def _try_all(simulation: _Simulation, grid: list[int], costs: list[float], num_budgets: int) -> list[_Tried]:
-    """Return all settings, the cheapest first."""
-    k = simulation.k
+def _try_all(
+    simulation: _Simulation, grid: list[int], costs: list[float], candidate_seconds: float, nprobe: int | None
+) -> list[_Tried]:
+    k, num_budgets = simulation.k, len(costs) - 1
     choices = sorted({int(np.ceil(part * k)) for part in _PARTS_OF_K}) if num_budgets else [k]
     found = []
     for number, budget, margin in itertools.product(grid, choices, _MARGINS if num_budgets else (float("inf"),)):
@@ -376,10 +304,10 @@ def _try_all(simulation: _Simulation, grid: list[int], costs: list[float], num_b
         # Each stage is finer than the one before, and hands on less.
         budgets = tuple(max(k, budget // 2**i) for i in range(num_budgets))
         recalls, widths = simulation.recalls(number, budgets, margin)
-        seconds = sum(width * cost for width, cost in zip(widths, costs, strict=True))
-        settings = SearchSettings(max(number, k), budgets or None, margin if num_budgets else None, k)
-        found.append(_Tried(settings, recalls, seconds))
-    return sorted(found, key=lambda one: (one.seconds, -one.recalls.mean()))
+        seconds = candidate_seconds + sum(width * cost for width, cost in zip(widths, costs, strict=True))
+        settings = SearchSettings(max(number, k), budgets or None, margin if num_budgets else None, k, nprobe)
+        found.append(_Tried(settings, recalls, seconds, widths))
+    return found
 
 
 def _frontier(tried: list[_Tried]) -> list[_Tried]:
@@ -417,24 +345,23 @@ def _cross_validated(tried: list[_Tried], target_recall: float) -> float:
 
 def _measure(
     index: Index,
-    simulation: _Simulation,
     queries: TokenVectors,
-    settings: SearchSettings,
+    exact: NDArray[np.int64],
+    tried: _Tried,
     timed: NDArray[np.int64],
     num_threads: int,
 ) -> TuningPoint:
-    margin = float("inf") if settings.margin is None else settings.margin
-    widths = simulation.recalls(settings.num_candidates or simulation.k, settings.budgets or (), margin)[1]
-    found = index._search(queries, simulation.k, settings, None, num_threads)
+    settings, k = tried.settings, exact.shape[1]
+    found = index._search(queries, k, settings, None, num_threads)
     rows = index._rows_of(found.ids)
-    hits = [np.isin(mine[mine >= 0], wanted).sum() for mine, wanted in zip(rows, simulation.exact, strict=True)]
-    recalls = np.array(hits) / np.maximum(simulation.num_wanted, 1)
+    hits = [np.isin(mine[mine >= 0], wanted).sum() for mine, wanted in zip(rows, exact, strict=True)]
+    recalls = np.array(hits) / np.maximum((exact >= 0).sum(axis=1), 1)
     half = 1.96 * float(recalls.std(ddof=1 if len(recalls) > 1 else 0)) / len(recalls) ** 0.5
     seconds, stages = [], []
     for row in timed.tolist():
         query = queries.select([row])
         begin = time.perf_counter()
-        result = index._search(query, simulation.k, settings, None, 1)
+        result = index._search(query, k, settings, None, 1)
         seconds.append(time.perf_counter() - begin)
         stages.append(result.timings)
     names = [name for name in stages[0] if name != "total"]
@@ -446,7 +373,7 @@ def _measure(
         min(1.0, float(recalls.mean()) + half),
         float(np.median(seconds)) * 1e3,
         {name: float(np.median([each[name] for each in stages])) * 1e3 for name in names},
-        {f"rerank {name}": width for name, width in zip(index._cascade.names, widths, strict=True)},
+        {f"rerank {name}": width for name, width in zip(index._cascade.names, tried.num_scored, strict=True)},
     )
 
 
