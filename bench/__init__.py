@@ -4,13 +4,15 @@
     python -m bench search DATA --peers whole search systems on the same vectors: recall, time, memory, building
     python -m bench scale DATA          how building and searching grow with the collection
     python -m bench candidates DATA     kinds of FAISS index on the same encodings
+    python -m bench reducers DATA       what reducers and variants of them find by their encodings alone
+    python -m bench tune DATA           what tuning promises, and what other queries get
     python -m bench roofline            what this core can do at best
     python -m bench picture             docs/kernels.png and docs/search.png, from the results of the first two
 
 The first four print a table and write a JSON file with what is needed to judge it: CPU, instruction sets, commit,
 versions of the peers, thread settings, load of the machine, shapes, and how far each result was from float64.
 
-DATA of `search`, `scale` and `candidates` is "demo", the packaged collection, or a folder of real token vectors:
+DATA of all but `kernels` and `roofline` is "demo", the packaged collection, or a folder of real token vectors:
     docs/           tokens.i8.npy (int8, decoded as q / |q|) or tokens.npy (float16 or float32), (num_tokens, dim);
                     offsets.npy, (n + 1,): item i is rows offsets[i]:offsets[i + 1]; ids.json, n strings;
                     token_ids.npy, (num_tokens,), optional: vocabulary ids of the tokens, which TACHIOM needs
