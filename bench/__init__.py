@@ -9,7 +9,7 @@
     python -m bench roofline            what this core can do at best
     python -m bench picture             docs/kernels.png and docs/search.png, from the results of the first two
 
-The first four print a table and write a JSON file with what is needed to judge it: CPU, instruction sets, commit,
+All but the last two print a table and write a JSON file with what is needed to judge it: CPU, instruction sets, commit,
 versions of the peers, thread settings, load of the machine, shapes, and how far each result was from float64.
 
 DATA of all but `kernels` and `roofline` is "demo", the packaged collection, or a folder of real token vectors:
