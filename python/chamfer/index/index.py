@@ -115,7 +115,7 @@ class Index:
             path: folder to save the index in, see `save`.
             reducer: makes one vector of a document; the index keeps a copy, fitted to documents and queries if
                 the reducer needs `fit` and has not had it. "learned" is a LearnedReducer of a size for this collection,
-                "fde" is FixedDimensionalEncoder(dim), "auto" the former from 1,000 documents on, the latter below.
+                "fde" is FixedDimensionalEncoder(dim), "auto" the former from 500 documents on, the latter below.
             candidates: a FAISS factory string, or a FAISS index of metric inner product, empty or filled in order.
                 "auto" scans encodings with FAISS: learned ones in 4 bits a number ("PQ512x4fs"), others in 8 ("SQ8") up
                 to 20,000 documents, with inverted lists beyond.
