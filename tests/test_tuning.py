@@ -174,10 +174,22 @@ def test_an_index_that_does_not_rerank_cannot_be_tuned(documents, queries):
 
 
 def test_a_report_is_of_the_settings_it_kept(documents, queries):
-    index = ch.Index.build(documents)
+    index = ch.Index.build(documents, rerank=["scalar:2", "exact"])
     report = index.tune(queries, 0.9)
-    index.settings = replace(report.settings, num_candidates=len(documents))
-    assert recall(index, queries).mean() >= report.points[report.chosen].recall
+    for point in report.points:
+        index.settings = point.settings
+        assert recall(index, queries).mean() == pytest.approx(point.recall)
+    assert report.points[report.chosen].settings == report.settings
+
+
+def test_an_interval_of_few_is_wide_and_of_many_is_that_of_their_mean():
+    assert tuning._interval(np.ones(1))[0] < 0.3
+    assert tuning._interval(np.ones(100))[0] == pytest.approx(0.963, abs=0.001)  # Wilson's, of a hundred yes
+    shares = np.random.default_rng(0).beta(9, 1, 2000)
+    low, high = tuning._interval(shares)
+    half = 1.96 * shares.std(ddof=1) / 2000**0.5
+    assert low == pytest.approx(shares.mean() - half, abs=2e-4)
+    assert high == pytest.approx(shares.mean() + half, abs=2e-4)
 
 
 def test_luck_is_not_promised():
