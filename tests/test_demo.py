@@ -103,7 +103,8 @@ def test_more_candidates_never_lose_recall(report):
 def test_the_documents_and_the_questions_need_what_the_table_says(report):
     exact, published, centred, learned, *reranked = report.rows
     assert round(exact.bytes_per_token) == 4 * report.collection["dim"]
-    assert published.bytes_per_token == pytest.approx(centred.bytes_per_token, rel=0.01) < exact.bytes_per_token
+    assert published.bytes_per_token == centred.bytes_per_token < exact.bytes_per_token
+    assert learned.bytes_per_token < published.bytes_per_token / 5
     for row in reranked:  # and the codes
         assert row.bytes_per_token > exact.bytes_per_token + learned.bytes_per_token
 

@@ -342,13 +342,14 @@ def test_a_second_save_at_the_same_time_is_refused(tmp_path, index, monkeypatch)
 
 
 def test_open_while_another_saves_always_finds_an_index(tmp_path, documents):
-    first, second = (ch.Index.build(documents.select(range(n))) for n in (40, 50))
-    first.save(tmp_path)
+    sizes, path = (40, 50), tmp_path / "index"
+    for n in sizes:
+        ch.Index.build(documents.select(range(n)), path=tmp_path / str(n)).save(path)
     with ThreadPoolExecutor(1) as pool:
-        saving = pool.submit(lambda: [index.save(tmp_path) for _ in range(15) for index in (second, first)])
+        saving = pool.submit(lambda: [ch.Index.open(tmp_path / str(n)).save(path) for _ in range(15) for n in sizes])
         opened = 0
         while not saving.done():
-            assert len(ch.Index.open(tmp_path)) in (40, 50)
+            assert len(ch.Index.open(path)) in sizes
             opened += 1
         saving.result()
     assert opened > 5

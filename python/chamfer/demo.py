@@ -152,6 +152,7 @@ def measure(num_questions: int = len(_SHOWCASE), advance: Callable[[float], obje
             "running_python": platform.python_version(),
             "encoding_dimension": searchers[PUBLISHED, True].halves[0].reducer.output_dimension,
             "learned_dimension": best.halves[0].reducer.output_dimension,
+            "learned_bytes": best.halves[0].reducer.nbytes,
             "isa": best_isa(),
         },
         rows=[by_key[key] for key in shown],
@@ -192,8 +193,9 @@ def show(report: Report, console: Console) -> None:
     console.print(table)
     console.print(
         "recall@10: share of exact MaxSim's top 10 that was found. nDCG@10: by the judged answers. ms/query: median of "
-        f"single queries, one thread, {about['isa']}. bytes/token: encodings, what makes them, codes and token "
-        "vectors, as the search needs. Centred: documents less their mean, queries less theirs. Each half of the "
+        f"single queries, one thread, {about['isa']}. bytes/token: encodings, codes and token vectors, as the "
+        f"search needs; what makes learned encodings takes {about['learned_bytes'] / 1e6:.0f} MB more. "
+        "Centred: documents less their mean, queries less theirs. Each half of the "
         "questions is searched with what was fitted to the other half, so that none has a part in its own encoding. "
         "With so few and short documents exact search is quick; its time grows with every token, that of candidates "
         "with documents only.",
@@ -286,16 +288,14 @@ def _row(
     exact: MeasuredSearch,
     searcher: _Searcher,
 ) -> Row:
-    held = searcher.halves[0].stats()["bytes_per_token"]
+    held = {part: size for part, size in searcher.halves[0].stats()["bytes_per_token"].items() if part != "reducer"}
     return Row(
         name=name,
         num_candidates=n,
         recall=recall_against_exact(found.ids, exact.ids),
         ndcg=evaluate(make_run(collection.query_ids, found.ids, found.scores), collection.qrels)["nDCG@10"],
         milliseconds=found.milliseconds["total"],
-        bytes_per_token=held["token_vectors"]
-        if name == EXACT
-        else sum(held.values()) - (0 if n else held["token_vectors"]),
+        bytes_per_token=sum(held.values()) if n else held["token_vectors" if name == EXACT else "candidates"],
         build_seconds=0 if name == EXACT else searcher.build_seconds,
     )
 
