@@ -155,10 +155,10 @@ class Chamfer(System):
         return [{"num_candidates": n, "budget": budget} for n, budget in CHAMFER_POINTS if n < data.num_documents]
 
     def _set(self, k: int, num_candidates: int, budget: int) -> None:
-        """Set this point; asked for more results than it has room for, as many more candidates and exact scores."""
+        """Set this point; asked for more results than it has room for, with the default's budgets for so many."""
         from chamfer.index import SearchSettings
 
-        budgets = (max(budget, k),) * self._num_budgets
+        budgets = None if budget < k else (budget,) * self._num_budgets
         self._index.settings = SearchSettings(max(num_candidates, k), budgets, _MARGIN, k)
 
     def search(self, query: NDArray[np.float32], k: int, **point: int) -> Any:
