@@ -116,7 +116,7 @@ def run(
     if output is not None and len(data) > 1 and output.suffix:
         raise SystemExit(f"--output: expected a folder for {len(data)} collections, got {output.name}")
     names = [name for name in (SYSTEMS if peers else OURS) if not only or any(x.lower() in name.lower() for x in only)]
-    seconds = point_seconds or (1.0 if quick else 60.0)
+    seconds = point_seconds or 60.0
     options = Options(names, threads, peer_python or os.environ.get(PEER_PYTHON), seconds, build_seconds, quick)
     results = []
     for folder in data:
