@@ -188,12 +188,12 @@ def test_exported_networks_are_those_of_training(torch):
     random = np.random.default_rng(0)
     validation, rows, pairs = module._hold_out(data, None, 1, random)
     start = module._start(data, 16, 3, None, validation, 1, random)
-    training = module._Training(torch, torch.device("cpu"), data, start, rows, pairs, 2, 0)
+    training = module.Training(torch, torch.device("cpu"), data, start, rows, pairs, 2, 0)
     training.train(0)
     with torch.no_grad():
         expected = training._codes(training._directions[:100], training=False).numpy()
     levels = training.binarizer().encode(X[:100]).levels()
-    values = module._directions((2 * levels.astype(np.float32) - 15) / 8)
+    values = module.directions_of((2 * levels.astype(np.float32) - 15) / 8)
     assert np.abs(values - expected).max(axis=1).__lt__(1e-5).mean() > 0.95
 
 
@@ -232,7 +232,7 @@ def test_pairs_teach_what_queries_find(torch):
 def test_training_stops_when_recall_no_longer_rises_and_returns_the_best(torch, monkeypatch):
     recalls = iter([0.5, 0.5, 0.2, 0.7, *[0.6] * module._PATIENCE, 0.0, 0.0])  # two starts, the start, then epochs
     trained = []
-    train = module._Training.train
+    train = module.Training.train
 
     def note(self, epoch):
         loss = train(self, epoch)
@@ -240,26 +240,26 @@ def test_training_stops_when_recall_no_longer_rises_and_returns_the_best(torch, 
         return loss
 
     monkeypatch.setattr(module._Validation, "recall", lambda *_: next(recalls))
-    monkeypatch.setattr(module._Training, "train", note)
+    monkeypatch.setattr(module.Training, "train", note)
     binarizer = fit_binarizer(X, **(SMALL | {"epochs": 50}))
     assert len(trained) == 1 + module._PATIENCE
     np.testing.assert_array_equal(binarizer._arrays["signs.linear"], trained[0])
 
 
 def run_and_die(path, epochs):
-    """Train in another process that is killed in its third epoch."""
+    """Train in another process that is killed in its fifth epoch."""
     code = f"""
 import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from chamfer.training import binarizer as module
 from test_fit_binarizer import SMALL, X
-draw, drawn = module._Training._draw, []
+draw, drawn = module.Training._draw, []
 def mortal(self, *arguments):
     drawn.append(1)
-    if len(drawn) == 6:  # one for the temperature, two batches an epoch
+    if len(drawn) == 6:  # one for the temperature, then one an epoch
         os.kill(os.getpid(), signal.SIGKILL)
     return draw(self, *arguments)
-module._Training._draw = mortal
+module.Training._draw = mortal
 module.fit_binarizer(X, checkpoint={str(path)!r}, **(SMALL | {{"epochs": {epochs}}}))
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -268,14 +268,12 @@ module.fit_binarizer(X, checkpoint={str(path)!r}, **(SMALL | {{"epochs": {epochs
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
 def test_a_killed_training_goes_on_as_if_nothing_had_been(torch, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_BATCH_ROWS", 180)
     path = tmp_path / "checkpoint"
     run_and_die(path, 6)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint"]
-    monkeypatch.undo()
     epochs = []
-    train = module._Training.train
-    monkeypatch.setattr(module._Training, "train", lambda self, epoch: epochs.append(epoch) or train(self, epoch))
+    train = module.Training.train
+    monkeypatch.setattr(module.Training, "train", lambda self, epoch: epochs.append(epoch) or train(self, epoch))
     arguments = SMALL | {"epochs": 6}
     resumed = fit_binarizer(X, checkpoint=path, **arguments)
     assert epochs[0] > 0

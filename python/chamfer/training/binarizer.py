@@ -15,28 +15,16 @@ from chamfer._progress import progress_bar
 from chamfer._runtime import check_positive_int, resolve_num_threads
 from chamfer._sampling import spread
 from chamfer.binary import RecurrentCodes, sdc_topk
-from chamfer.recurrent import MAX_LOOPS, TINY, RecurrentBinarizer, as_floats, blocks, check_matrix
+from chamfer.recurrent import MAX_LOOPS, RecurrentBinarizer, as_floats, blocks, check_matrix
 from chamfer.reducers.regression import check_seed
+from chamfer.training._networks import EPOCH_ROWS, Data, Start, Training, directions_of, mixed_rows
 from chamfer.training._torch import import_torch, resolve_device, torch_threads
 
 MIN_ROWS = 64
 
-# Of an epoch at most, so that an epoch of a large collection takes minutes too.
-_EPOCH_ROWS = 16_384
-_BATCH_ROWS = 256
-_QUEUE_ROWS = 4096
-_HARDEST = 64  # candidates with the highest similarities by codes that a query's loss looks at, and as many by floats
-_HIDDEN = 512
-
-_LEARNING_RATE = 1e-3
-_LINEAR_SHARE = 0.3  # of the learning rate, for maps that start near the best linear ones
-_WARM_UP = 20  # batches
-_MOMENTUM = 0.99
-_NEIGHBOURS = 10  # in the neighbourhood of a query that the temperature of the loss is set for
-_PAIR_SHARE = 0.5  # of its pair in what a query is to find; the rest are its neighbours
-_MOST_MIXED = 1.0  # of another row in a query, in parts of its own
+_HIDDEN = 512  # units of a network
+_ROTATIONS = 30
 _RIDGE = 1e-3  # of the regression on old codes, in parts of the mean square of a column
-_VARIANCE_FLOOR = 1e-5
 
 # Rows held out tell when to stop: after so many epochs without a higher recall.
 _VALIDATION_SHARE = 0.1
@@ -49,8 +37,6 @@ _PATIENCE = 8
 _STEPS = (1.596, 0.9957, 0.586, 0.3352)
 
 _MOST_NUMBERS = 65_536
-
-_OF_ADAM = ("exp_avg", "exp_avg_sq")
 
 _FORMAT = "chamfer.training.fit_binarizer"
 _FORMAT_VERSION = 1
@@ -95,7 +81,7 @@ def fit_binarizer(
         progress: show a bar with loss and recall (needs tqdm: pip install "chamfer[cli]").
 
     Returns:
-        The binarizer of the epoch with the highest recall: of the top 10 by inner products, in the top 100 by codes.
+        The binarizer of the epoch with the highest recall: of the top 10 by inner products, in the top 10 by codes.
 
     Raises:
         ModuleNotFoundError: torch is not installed.
@@ -118,7 +104,7 @@ def fit_binarizer(
     with torch_threads(torch, threads), progress_bar(epochs, "fit binarizer", progress, "epoch") as advance:
         validation, rows, pair_rows = _hold_out(data, old, threads, random)
         start = _start(data, output_dimension, loops, old, validation, threads, random)
-        training = _Training(torch, where, data, start, rows, pair_rows, epochs, seed)
+        training = Training(torch, where, data, start, rows, pair_rows, epochs, seed)
         arguments = {"epochs": epochs, "seed": int(seed), "start": start.parameters}
         arrays = {"documents": data.documents, "queries": data.queries}
         state = _State(None if checkpoint is None else Path(checkpoint), checksum(arguments, arrays))
@@ -140,22 +126,7 @@ def fit_binarizer(
 # ── arguments ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True)
-class _Data:
-    """What is learned from.
-
-    Attributes:
-        documents: rows of x, then the documents of pairs.
-        num_rows: of x.
-        queries: of pairs, shape (0, dim) without.
-    """
-
-    documents: NDArray[np.float32]
-    num_rows: int
-    queries: NDArray[np.float32]
-
-
-def _as_data(x: ArrayLike, pairs: tuple[ArrayLike, ArrayLike] | None) -> _Data:
+def _as_data(x: ArrayLike, pairs: tuple[ArrayLike, ArrayLike] | None) -> Data:
     rows = as_floats(check_matrix(x, "x"), "x")
     if len(rows) < MIN_ROWS:
         raise ValueError(f"x: expected at least {MIN_ROWS} rows to learn from, got {len(rows)}")
@@ -163,14 +134,14 @@ def _as_data(x: ArrayLike, pairs: tuple[ArrayLike, ArrayLike] | None) -> _Data:
     if len(constant):
         raise ValueError(f"x: expected columns that vary, got the same number in all rows of column {constant[0]}")
     if pairs is None:
-        return _Data(rows, len(rows), np.empty((0, rows.shape[1]), np.float32))
+        return Data(rows, len(rows), np.empty((0, rows.shape[1]), np.float32))
     if not isinstance(pairs, tuple) or len(pairs) != 2:
         raise TypeError("pairs: expected a tuple of queries and documents")
     queries = as_floats(check_matrix(pairs[0], "pairs: queries", rows.shape[1]), "pairs: queries")
     if len(queries) < MIN_ROWS:
         raise ValueError(f"pairs: expected at least {MIN_ROWS}, got {len(queries)}")
     documents = _as_rows(pairs[1], "pairs: documents", len(queries), rows.shape[1])
-    return _Data(np.concatenate([rows, documents]), len(rows), queries)
+    return Data(np.concatenate([rows, documents]), len(rows), queries)
 
 
 def _check_sizes(bits: int, loops: int) -> int:
@@ -225,100 +196,75 @@ def _as_rows(x: ArrayLike, argument: str, num_rows: int, dim: int) -> NDArray[np
 
 
 class _Validation:
-    """Queries held out: how many of their top 10 by inner products are in the top 100 by codes, or in a 20th of all."""
+    """Queries held out: how many of their top 10 by inner products are in the top 10 by codes."""
 
     def __init__(
         self,
         queries: NDArray[np.float32],
         documents: NDArray[np.float32],
-        own: NDArray[np.int64],
         old: RecurrentCodes | None,
         num_threads: int,
     ) -> None:
         self.queries, self.documents = queries, documents
-        self._own, self._old, self._num_threads = own, old, num_threads
-        self._depth = int(np.clip(len(documents) // 20, 2 * _K, 100))
-        products = queries @ documents.T
-        products[np.flatnonzero(own >= 0), own[own >= 0]] = -np.inf
-        self._exact = np.argpartition(products, -_K, axis=1)[:, -_K:]
+        self._old, self._num_threads = old, num_threads
+        self._exact = np.argpartition(queries @ documents.T, -_K, axis=1)[:, -_K:]
 
     def recall(self, binarizer: RecurrentBinarizer) -> float:
         """Return the recall; if old codes are to be searched too, the mean of both."""
         recalls = [self._found(self.search(binarizer)[1])]
         if self._old is not None:
             queries = binarizer.encode_queries(self.queries, num_threads=self._num_threads)
-            recalls.append(self._found(sdc_topk(queries, self._old, self._depth + 1, num_threads=self._num_threads)[1]))
+            recalls.append(self._found(sdc_topk(queries, self._old, _K, num_threads=self._num_threads)[1]))
         return float(np.mean(recalls))
 
     def search(self, binarizer: RecurrentBinarizer) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return similarities and rows that the queries' codes find."""
         codes = binarizer.encode(self.documents, num_threads=self._num_threads)
         queries = binarizer.encode_queries(self.queries, num_threads=self._num_threads)
-        return sdc_topk(queries, codes, self._depth + 1, num_threads=self._num_threads)
+        return sdc_topk(queries, codes, _K, num_threads=self._num_threads)
 
     def _found(self, rows: NDArray[np.int64]) -> float:
-        # One more is asked for than looked at: the query itself, where it is one of the documents.
-        shown = [found[found != own][: self._depth] for found, own in zip(rows, self._own, strict=True)]
-        return float(np.mean([np.isin(e, s).mean() for e, s in zip(self._exact, shown, strict=True)]))
+        return float(np.mean([np.isin(best, found).mean() for best, found in zip(self._exact, rows, strict=True)]))
 
 
 def _hold_out(
-    data: _Data, old: _Old | None, threads: int, random: np.random.Generator
+    data: Data, old: _Old | None, threads: int, random: np.random.Generator
 ) -> tuple[_Validation, NDArray[np.int64], NDArray[np.int64]]:
     """Return what is held out, and rows and pairs to learn from: of pairs some are held out, else some of the rows."""
     has_pairs = len(data.queries) > 0
     order = random.permutation(len(data.queries) if has_pairs else data.num_rows)
     size = min(_MOST_VALIDATION_QUERIES, round(_VALIDATION_SHARE * len(order)))
     held_out, left = np.sort(order[:size]), np.sort(order[size:])
-    shown = spread(data.num_rows, _MOST_VALIDATION_ROWS)
-    own = np.full(len(held_out), -1)
-    if not has_pairs:
-        places = np.full(data.num_rows, -1)
-        places[shown] = np.arange(len(shown))
-        own = places[held_out]
-    queries = data.queries if has_pairs else data.documents
-    old_codes = None if old is None else old.binarizer.encode(old.vectors[shown], num_threads=threads)
-    validation = _Validation(queries[held_out], data.documents[shown], own, old_codes, threads)
     if has_pairs:
-        return validation, np.arange(data.num_rows), left
-    return validation, left, np.empty(0, np.int64)
+        queries = data.queries[held_out]
+    else:
+        queries = mixed_rows(data.documents, held_out, _MOST_VALIDATION_QUERIES, random)
+    shown = spread(data.num_rows, _MOST_VALIDATION_ROWS)
+    old_codes = None if old is None else old.binarizer.encode(old.vectors[shown], num_threads=threads)
+    validation = _Validation(queries, data.documents[shown], old_codes, threads)
+    return (validation, np.arange(data.num_rows), left) if has_pairs else (validation, left, np.empty(0, np.int64))
 
 
 # ── the start ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True)
-class _Start:
-    """What training begins with.
-
-    Attributes:
-        parameters: of a RecurrentBinarizer.
-        arrays: its arrays; hidden units count for nothing yet.
-        old_values: what old codes of the rows of x stand for, if they are to be searched.
-    """
-
-    parameters: dict[str, Any]
-    arrays: dict[str, NDArray[np.float32]]
-    old_values: NDArray[np.float32] | None
-
-
 def _start(
-    data: _Data,
+    data: Data,
     output_dimension: int,
     loops: int,
     old: _Old | None,
     validation: _Validation,
     threads: int,
     random: np.random.Generator,
-) -> _Start:
+) -> Start:
     """Return maps that quantize uniformly, as normal numbers are best, with the better of two centres of queries."""
     rows = data.documents[: data.num_rows]
     dim = rows.shape[1]
     center = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
-    directions = _directions(rows - center)
+    directions = directions_of(rows - center)
     old_values = None
     if old is None:
-        signs = _rotation(directions, output_dimension, random)
+        signs = _rotation(directions[spread(len(rows), EPOCH_ROWS)], output_dimension, loops, random)
     else:
         old_values = _values(old.binarizer.encode(old.vectors, num_threads=threads))
         signs = _regression(directions, old_values)
@@ -331,16 +277,16 @@ def _start(
     for i in range(loops):
         gains.append(step * np.mean(np.linalg.norm(values @ back.T, axis=1)))
         values += np.where(numbers > step * values, 0.5, -0.5) * 0.5**i
+    back /= np.sqrt(np.mean(back**2))  # only its direction counts; so large, since steps of Adam are absolute
     arrays = {"document_center": center, "query_center": np.zeros_like(center), "gains": np.array(gains, np.float32)}
     for block, size_in, size_out in blocks(dim, output_dimension, loops):
         # What is missed is the smaller the later the loop; its numbers are to be of size 1, where gradients pass.
         linear = (
             back if block.startswith("told") else signs * np.float32(1 if block == "signs" else 2 ** int(block[-1]))
         )
-        hidden = random.standard_normal((_HIDDEN, size_in), np.float32)
         arrays |= {
             f"{block}.linear": linear,
-            f"{block}.hidden": hidden / np.sqrt(np.float32(size_in)),
+            f"{block}.hidden": random.standard_normal((_HIDDEN, size_in), np.float32),
             f"{block}.hidden_bias": np.zeros(_HIDDEN, np.float32),
             f"{block}.output": np.zeros((size_out, _HIDDEN), np.float32),
             f"{block}.bias": np.zeros(size_out, np.float32),
@@ -355,21 +301,28 @@ def _start(
     }
     mean = (data.queries if len(data.queries) else rows).mean(axis=0, dtype=np.float64).astype(np.float32)
     starts = [
-        _Start(parameters, arrays | {"query_center": part * mean}, old_values)
-        for part in (np.float32(0), np.float32(1))
+        Start(parameters, arrays | {"query_center": part * mean}, old_values) for part in (np.float32(0), np.float32(1))
     ]
     return max(starts, key=lambda start: validation.recall(RecurrentBinarizer._of(start.parameters, start.arrays)))
 
 
-def _directions(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    lengths = np.maximum(np.linalg.norm(x, axis=1, keepdims=True), TINY)
-    return np.asarray(x / lengths, np.float32)
+def _rotation(
+    directions: NDArray[np.float32], size: int, loops: int, random: np.random.Generator
+) -> NDArray[np.float32]:
+    """Return so many directions, shape (size, dim): principal components, rotated so that levels tell most of them.
 
-
-def _rotation(directions: NDArray[np.float32], size: int, random: np.random.Generator) -> NDArray[np.float32]:
-    """Return so many directions, shape (size, dim), that share the variance evenly: principal components, rotated."""
+    As iterative quantization does for signs: by turns levels of the rotated numbers, and the best rotation to them.
+    """
     components = np.linalg.eigh(directions.T @ directions)[1][:, ::-1][:, :size]
-    rotation = np.linalg.qr(random.standard_normal((size, components.shape[1])))[0]
+    numbers = directions @ components
+    rotation = np.linalg.qr(random.standard_normal((size, components.shape[1])))[0].astype(np.float32)
+    for _ in range(_ROTATIONS):
+        rotated = numbers @ rotation.T
+        step = np.float32(_STEPS[loops] * np.sqrt(np.mean(rotated**2)))
+        highest = np.float32(2**loops - 0.5)
+        values = np.clip(np.floor(rotated / step) + np.float32(0.5), -highest, highest)
+        left, _, right = np.linalg.svd(values.T @ numbers, full_matrices=False)
+        rotation = left @ right
     return np.asarray(rotation @ components.T, np.float32)
 
 
@@ -377,7 +330,7 @@ def _regression(directions: NDArray[np.float32], old_values: NDArray[np.float32]
     """Return the linear map, shape (size, dim), that tells best what old codes of the same items stand for."""
     moments = directions.T.astype(np.float64) @ directions
     moments += _RIDGE * np.trace(moments) / len(moments) * np.eye(len(moments))
-    return np.asarray(np.linalg.solve(moments, directions.T @ _directions(old_values)).T, np.float32)
+    return np.asarray(np.linalg.solve(moments, directions.T @ directions_of(old_values)).T, np.float32)
 
 
 def _values(codes: RecurrentCodes) -> NDArray[np.float32]:
@@ -385,257 +338,6 @@ def _values(codes: RecurrentCodes) -> NDArray[np.float32]:
     numbers = 2 * codes.levels().astype(np.float32) - np.float32(2**codes.bits - 1)
     numbers /= np.float32(2 ** (codes.bits - 1))
     return numbers if codes.scales is None else numbers * codes.scales[:, None]
-
-
-# ── training ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class _Training:
-    """The networks, their slowly following copy, and Adam.
-
-    Hidden units are normalized over a batch while training, which `binarizer` folds into their weights.
-    """
-
-    def __init__(
-        self,
-        torch: Any,
-        device: Any,
-        data: _Data,
-        start: _Start,
-        rows: NDArray[np.int64],
-        pairs: NDArray[np.int64],
-        epochs: int,
-        seed: int,
-    ) -> None:
-        self._torch, self._device = torch, device
-        self._data, self._start = data, start
-        self._rows, self._pairs = rows, pairs
-        self._epochs, self._seed = epochs, seed
-        self._loops = start.parameters["loops"]
-        self.parameters, self.statistics = self._of(start.arrays)
-        self.followers = {name: value.detach().clone() for name, value in self.parameters.items()}
-        # Lengths are in parts of the mean one, so that the temperature does not depend on their unit.
-        centered = data.documents - start.arrays["document_center"]
-        lengths = np.linalg.norm(centered, axis=1)
-        unit = lengths.mean()
-        self._directions = self._tensor(_directions(centered))
-        self._lengths = self._tensor(lengths / unit)
-        self._old = None
-        if start.old_values is not None:
-            self._old = self._tensor(start.old_values / np.linalg.norm(start.old_values, axis=1).mean())
-        self._query_center = self._tensor(start.arrays["query_center"])
-        self._documents = self._tensor(centered / unit)
-        self._sharpness = self._fitting_sharpness()
-        self.parameters["log_scale"] = self._tensor(np.log([self._sharpness])).requires_grad_()
-        slow = [name for name in self.parameters if name.endswith(".linear") or name in ("gains", "log_scale")]
-        groups = [[name for name in self.parameters if name not in slow], slow]
-        self._rates = (_LEARNING_RATE, _LEARNING_RATE * _LINEAR_SHARE)
-        self.adam = torch.optim.Adam(
-            [{"params": [self.parameters[name] for name in names]} for names in groups], betas=(0.9, 0.99)
-        )
-
-    # ── one epoch ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def train(self, epoch: int) -> float:
-        """Take the steps of an epoch, which depend on its number and the state only; return the mean loss."""
-        torch = self._torch
-        random = np.random.default_rng([self._seed, epoch])
-        rows = random.permutation(self._rows)[:_EPOCH_ROWS]
-        batches = np.array_split(rows, max(1, round(len(rows) / _BATCH_ROWS)))
-        queue = self._integers(random.permutation(self._rows)[:_QUEUE_ROWS])
-        with torch.no_grad():
-            queue_codes = torch.cat([self._follower_codes(part) for part in queue.split(_QUEUE_ROWS // 4)])
-        losses = []
-        for step, batch in enumerate(batches):
-            done = (epoch + step / len(batches)) / self._epochs
-            warmth = min(1.0, (epoch * len(batches) + step + 1) / _WARM_UP)
-            for group, rate in zip(self.adam.param_groups, self._rates, strict=True):
-                group["lr"] = rate * warmth * (0.5 + 0.5 * np.cos(np.pi * done))
-            queries, keys, positives = self._draw(batch, random)
-            codes = self._codes(torch.cat([self._query_directions(queries), self._directions[keys]]), training=True)
-            query_codes, key_codes = codes[: len(queries)], codes[len(queries) :]
-            shown = torch.cat([keys, queue])
-            targets = self._targets(queries, shown, positives)
-            shown_codes = torch.cat([key_codes, queue_codes]) * self._lengths[shown, None]
-            loss = self._loss(query_codes @ shown_codes.T, *targets)
-            if self._old is not None:
-                old = shown < self._data.num_rows  # documents of pairs have no old codes
-                loss = (loss + self._loss(query_codes @ self._old[shown[old]].T, *(t[:, old] for t in targets))) / 2
-            self.adam.zero_grad()
-            loss.backward()
-            self.adam.step()
-            with torch.no_grad():
-                for name, follower in self.followers.items():
-                    follower.lerp_(self.parameters[name], 1 - _MOMENTUM)
-                queue = torch.cat([queue[len(keys) :], keys])
-                queue_codes = torch.cat([queue_codes[len(keys) :], self._follower_codes(keys)])
-            losses.append(float(loss.detach()))
-        return float(np.mean(losses))
-
-    def _draw(self, batch: NDArray[np.int64], random: np.random.Generator) -> tuple[Any, Any, Any]:
-        """Return queries, the documents that are in the batch with them, and of each query its pair's or -1."""
-        documents, queries = self._data.documents, self._data.queries
-        if len(self._pairs) == 0:
-            mixed = _mixed(documents[batch], documents[random.choice(self._rows, len(batch))], random)
-            return self._tensor(mixed), self._integers(batch), self._integers(np.full(len(batch), -1))
-        some = batch[: len(batch) // 2]
-        chosen, others = random.choice(self._pairs, (2, len(batch) - len(some)))
-        of_pairs = _mixed(queries[chosen], queries[others], random)
-        of_rows = _mixed(documents[some], documents[random.choice(self._rows, len(some))], random)
-        positives = self._data.num_rows + chosen
-        return (
-            self._tensor(np.concatenate([of_pairs, of_rows])),
-            self._integers(np.concatenate([batch, positives])),
-            self._integers(np.concatenate([positives, np.full(len(some), -1)])),
-        )
-
-    def _targets(self, queries: Any, shown: Any, positives: Any) -> tuple[Any, Any]:
-        """Return what similarities should be, times the sharpness, and which documents shown are the queries' pairs."""
-        lengths = (queries - self._query_center).norm(dim=1, keepdim=True).clamp_min(float(TINY))
-        products = (queries / lengths) @ self._documents[shown].T
-        return self._sharpness * products, positives[:, None] == shown
-
-    def _loss(self, similarities: Any, wanted: Any, is_pair: Any) -> Any:
-        """Return the mean Kullback-Leibler divergence of what codes find from what is to be found.
-
-        It looks at the documents that codes or floats hold for the nearest, so the hardest negatives.
-        """
-        torch = self._torch
-        similarities = similarities * self.parameters["log_scale"].exp()
-        nearness = torch.maximum(similarities.detach(), wanted).masked_fill(is_pair, np.inf)
-        chosen = nearness.topk(min(_HARDEST, nearness.shape[1]), dim=1).indices
-        found = similarities.gather(1, chosen).log_softmax(dim=1)
-        target = wanted.gather(1, chosen).softmax(dim=1)
-        if len(self._pairs):
-            pair = is_pair.gather(1, chosen).float()
-            share = _PAIR_SHARE * pair.amax(dim=1, keepdim=True)
-            target = (1 - share) * target + share * pair / pair.sum(dim=1, keepdim=True).clamp_min(1)
-        return torch.nn.functional.kl_div(found, target, reduction="batchmean")
-
-    def _fitting_sharpness(self) -> float:
-        """Return the factor of similarities at which a query's softmax over candidates is that of ten neighbours."""
-        random = np.random.default_rng(self._seed)
-        queries, _, positives = self._draw(random.choice(self._rows, _BATCH_ROWS), random)
-        shown = self._integers(random.permutation(self._rows)[: _QUEUE_ROWS + _BATCH_ROWS])
-        self._sharpness = 1.0
-        products = self._targets(queries, shown, positives)[0]
-        low, high = 1e-3, 1e6
-        for _ in range(50):
-            middle = float(np.sqrt(low * high))
-            logs = (middle * products).log_softmax(dim=1)
-            size = float((-(logs.exp() * logs).sum(dim=1)).mean().exp())
-            low, high = (middle, high) if size > _NEIGHBOURS else (low, middle)
-        return middle
-
-    def state(self) -> tuple[dict[str, NDArray[np.float32]], int]:
-        """Return what `restore` takes: arrays, and how many steps were taken."""
-        tensors = {f"statistics/{name}": value for name, value in self.statistics.items()}
-        tensors |= {f"followers/{name}": value for name, value in self.followers.items()}
-        steps = 0
-        for name, value in self.parameters.items():
-            of_adam = self.adam.state[value]
-            tensors |= {f"parameters/{name}": value.detach()}
-            tensors |= {f"{kind}/{name}": of_adam[kind] for kind in _OF_ADAM}
-            steps = int(of_adam["step"])
-        return {name: value.cpu().numpy().copy() for name, value in tensors.items()}, steps
-
-    def restore(self, arrays: dict[str, NDArray[np.float32]], steps: int) -> None:
-        """Go back to a state."""
-        torch = self._torch
-        with torch.no_grad():
-            for kind in ("statistics", "followers", "parameters"):
-                for name, value in getattr(self, kind).items():
-                    value.copy_(self._tensor(arrays[f"{kind}/{name}"]))
-        for name, value in self.parameters.items():
-            self.adam.state[value] = {kind: self._tensor(arrays[f"{kind}/{name}"]) for kind in _OF_ADAM}
-            self.adam.state[value]["step"] = torch.tensor(float(steps))
-
-    # ── the networks ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def binarizer(self) -> RecurrentBinarizer:
-        """Return the networks as they are."""
-        return RecurrentBinarizer._of(self._start.parameters, self.arrays())
-
-    def arrays(self) -> dict[str, NDArray[np.float32]]:
-        """Return the arrays of the binarizer, the normalization of hidden units folded in."""
-        arrays = {name: array for name, array in self._start.arrays.items() if name.endswith("_center")}
-        found = {name: value.detach().cpu().numpy() for name, value in (self.parameters | self.statistics).items()}
-        arrays["gains"] = found["gains"].copy()
-        for block, _, _ in self._blocks():
-            factor = found[f"{block}.factor"] / np.sqrt(found[f"{block}.variance"] + _VARIANCE_FLOOR)
-            arrays |= {
-                f"{block}.linear": found[f"{block}.linear"].copy(),
-                f"{block}.hidden": found[f"{block}.hidden"] * factor[:, None],
-                f"{block}.hidden_bias": found[f"{block}.shift"] - found[f"{block}.mean"] * factor,
-                f"{block}.output": found[f"{block}.output"].copy(),
-                f"{block}.bias": found[f"{block}.bias"].copy(),
-            }
-        return arrays
-
-    def _of(self, arrays: dict[str, NDArray[np.float32]]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return parameters and statistics of a batch's normalization that start as these arrays."""
-        parameters, statistics = {"gains": self._tensor(arrays["gains"]).requires_grad_()}, {}
-        for block, _, _ in self._blocks():
-            num_hidden = len(arrays[f"{block}.hidden"])
-            start = {name: arrays[f"{block}.{name}"] for name in ("linear", "hidden", "output", "bias")}
-            start |= {"factor": np.ones(num_hidden, np.float32), "shift": np.zeros(num_hidden, np.float32)}
-            parameters |= {f"{block}.{name}": self._tensor(array).requires_grad_() for name, array in start.items()}
-            statistics[f"{block}.mean"] = self._tensor(np.zeros(num_hidden))
-            statistics[f"{block}.variance"] = self._tensor(np.ones(num_hidden))
-        return parameters, statistics
-
-    def _blocks(self) -> list[tuple[str, int, int]]:
-        of = self._start.parameters
-        return blocks(of["dim"], of["output_dimension"], of["loops"])
-
-    def _query_directions(self, queries: Any) -> Any:
-        return self._torch.nn.functional.normalize(queries - self._query_center)
-
-    def _follower_codes(self, rows: Any) -> Any:
-        return self._codes(self._directions[rows], training=False, weights=self.followers)
-
-    def _codes(self, directions: Any, training: bool, weights: dict[str, Any] | None = None) -> Any:
-        """Return the directions of what codes stand for, as RecurrentBinarizer._stages."""
-        torch = self._torch
-        weights = self.parameters if weights is None else weights
-        values = _signs(torch, self._block("signs", directions, weights, training))
-        for i in range(self._loops):
-            told = torch.nn.functional.normalize(self._block(f"told{i}", values, weights, training))
-            rest = directions - told * weights["gains"][i]
-            values = values + 0.5 ** (i + 1) * _signs(torch, self._block(f"rest{i}", rest, weights, training))
-        return torch.nn.functional.normalize(values)
-
-    def _block(self, name: str, rows: Any, weights: dict[str, Any], training: bool) -> Any:
-        hidden = self._torch.nn.functional.batch_norm(
-            rows @ weights[f"{name}.hidden"].T,
-            self.statistics[f"{name}.mean"],
-            self.statistics[f"{name}.variance"],
-            weights[f"{name}.factor"],
-            weights[f"{name}.shift"],
-            training=training,
-            eps=_VARIANCE_FLOOR,
-        )
-        return (
-            rows @ weights[f"{name}.linear"].T + hidden.relu() @ weights[f"{name}.output"].T + weights[f"{name}.bias"]
-        )
-
-    def _tensor(self, array: NDArray[Any]) -> Any:
-        return self._torch.tensor(array, dtype=self._torch.float32, device=self._device)
-
-    def _integers(self, array: NDArray[np.int64]) -> Any:
-        return self._torch.from_numpy(np.asarray(array, np.int64)).to(self._device)
-
-
-def _signs(torch: Any, numbers: Any) -> Any:
-    """Return signs, -1 for 0; gradients pass where numbers are from -1 to 1 (straight-through)."""
-    passing = numbers.clamp(-1, 1)
-    return passing + (torch.where(numbers > 0, 1.0, -1.0) - passing).detach()
-
-
-def _mixed(rows: NDArray[np.float32], others: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.float32]:
-    """Return rows and parts of others, as means, so that queries differ from all that they are to find."""
-    part = random.uniform(0, _MOST_MIXED, (len(rows), 1)).astype(np.float32)
-    return np.asarray((rows + part * others) / (1 + part), np.float32)
 
 
 # ── the state that a checkpoint holds ───────────────────────────────────────────────────────────────────────────────
@@ -650,13 +352,13 @@ class _State:
         self.best_recall = -1.0
         self.best: dict[str, NDArray[np.float32]] | None = None
 
-    def note(self, training: _Training, recall: float) -> None:
+    def note(self, training: Training, recall: float) -> None:
         """Take the networks for the best if they are."""
         self.since += 1
         if recall > self.best_recall:
             self.best, self.best_recall, self.since = training.arrays(), recall, 0
 
-    def read(self, training: _Training) -> None:
+    def read(self, training: Training) -> None:
         """Go on where the file ended, if there is one."""
         if self._path is None or not self._path.exists():
             return
@@ -669,7 +371,7 @@ class _State:
             {name: array for name, array in arrays.items() if not name.startswith("best/")}, found["steps"]
         )
 
-    def write(self, training: _Training) -> None:
+    def write(self, training: Training) -> None:
         """Replace the file, if one is wanted."""
         if self._path is None:
             return
