@@ -16,7 +16,7 @@ EPOCH_ROWS = 16_384
 _BATCH_ROWS = 256
 _QUEUE_ROWS = 4096
 _HARDEST = 64  # documents that a query's loss looks at: those that codes or floats hold for the nearest
-_MIXED_ROWS = 8  # in a query: what it finds then is as near to it as real queries' documents are to them
+_MIXED_ROWS = 8  # in a query: what it finds then is about as near to it as documents are to real queries
 
 # Of Adam. Linear maps start near good ones, but must turn far to get better; hidden units start from nothing.
 _LINEAR_RATE = 3e-3
@@ -123,16 +123,19 @@ class Training:
             warmth = min(1.0, (epoch * len(batches) + step + 1) / _WARM_UP)
             for group, rate in zip(self._adam.param_groups, self._rates, strict=True):
                 group["lr"] = rate * warmth * (0.5 + 0.5 * np.cos(np.pi * done))
-            queries, keys, positives = self._draw(batch, random)
+            queries, keys, positives, mixed_of = self._draw(batch, random)
             codes = self._codes(torch.cat([self._query_directions(queries), self._directions[keys]]), training=True)
             query_codes, key_codes = codes[: len(queries)], codes[len(queries) :]
             shown = torch.cat([keys, queue])
-            targets = self._targets(queries, shown, positives)
+            is_pair = positives[:, None] == shown
+            is_own = (mixed_of[:, :, None] == shown).any(dim=1)
+            wanted = self._wanted(queries, shown).masked_fill(is_own, -np.inf)
             shown_codes = torch.cat([key_codes, queue_codes]) * self._lengths[shown, None]
-            loss = self._loss(query_codes @ shown_codes.T, *targets)
+            loss = self._loss(query_codes @ shown_codes.T, wanted, is_pair)
             if self._old is not None:
                 old = shown < self._data.num_rows  # documents of pairs have no old codes
-                loss = (loss + self._loss(query_codes @ self._old[shown[old]].T, *(t[:, old] for t in targets))) / 2
+                loss_of_old = self._loss(query_codes @ self._old[shown[old]].T, wanted[:, old], is_pair[:, old])
+                loss = (loss + loss_of_old) / 2
             self._adam.zero_grad()
             loss.backward()
             self._adam.step()
@@ -144,39 +147,41 @@ class Training:
             losses.append(float(loss.detach()))
         return float(np.mean(losses))
 
-    def _draw(self, batch: NDArray[np.int64], random: np.random.Generator) -> tuple[Any, Any, Any]:
-        """Return queries, the documents that are in the batch with them, and of each query its pair's or -1."""
+    def _draw(self, batch: NDArray[np.int64], random: np.random.Generator) -> tuple[Any, Any, Any, Any]:
+        """Return queries, documents that are in the batch with them, and of each query its pair and rows mixed in it.
+
+        What a query has not is -1.
+        """
         data = self._data
+        mixed, mixed_of = mixed_rows(data.documents, self._rows, len(batch), random)
         if len(self._pairs) == 0:
-            mixed = mixed_rows(data.documents, self._rows, len(batch), random)
-            return self._tensor(mixed), self._integers(batch), self._integers(np.full(len(batch), -1))
+            return self._tensor(mixed), *map(self._integers, (batch, np.full(len(batch), -1), mixed_of))
         some = len(batch) // 2
         chosen, others = random.choice(self._pairs, (2, some))
         part = random.uniform(0, 1, (some, 1)).astype(np.float32)
-        of_pairs = (data.queries[chosen] + part * data.queries[others]) / (1 + part)
-        of_rows = mixed_rows(data.documents, self._rows, len(batch) - some, random)
-        positives = data.num_rows + chosen
-        return (
-            self._tensor(np.concatenate([of_pairs, of_rows])),
-            self._integers(np.concatenate([batch, positives])),
-            self._integers(np.concatenate([positives, np.full(len(of_rows), -1)])),
-        )
+        mixed[:some] = (data.queries[chosen] + part * data.queries[others]) / (1 + part)
+        mixed_of[:some] = -1
+        positives = np.full(len(batch), -1)
+        positives[:some] = data.num_rows + chosen
+        keys = np.concatenate([batch, positives[:some]])
+        return self._tensor(mixed), *map(self._integers, (keys, positives, mixed_of))
 
-    def _targets(self, queries: Any, shown: Any, positives: Any) -> tuple[Any, Any]:
-        """Return what similarities should be, times the sharpness, and which documents shown are the queries' pairs."""
+    def _wanted(self, queries: Any, shown: Any) -> Any:
+        """Return what similarities should be, times the sharpness."""
         lengths = (queries - self._query_center).norm(dim=1, keepdim=True).clamp_min(float(TINY))
-        products = (queries / lengths) @ self._documents[shown].T
-        return self._sharpness * products, positives[:, None] == shown
+        return self._sharpness * (queries / lengths) @ self._documents[shown].T
 
     def _loss(self, similarities: Any, wanted: Any, is_pair: Any) -> Any:
         """Return the mean Kullback-Leibler divergence of what codes find from what is to be found.
 
-        It looks at the documents that codes or floats hold for the nearest, so the hardest negatives.
+        It looks at the documents that codes or floats hold for the nearest, so the hardest negatives, but for those
+        that are wanted at minus infinity: rows mixed in a query are nearer to it than documents are to real queries.
         """
         torch = self._torch
         similarities = similarities * self.parameters["log_scale"].exp()
         nearness = torch.maximum(similarities.detach(), wanted).masked_fill(is_pair, np.inf)
-        chosen = nearness.topk(min(_HARDEST, nearness.shape[1]), dim=1).indices
+        nearness = nearness.masked_fill(wanted == -np.inf, -np.inf)
+        chosen = nearness.topk(min(_HARDEST, nearness.shape[1] - _MIXED_ROWS), dim=1).indices
         found = similarities.gather(1, chosen).log_softmax(dim=1)
         target = wanted.gather(1, chosen).softmax(dim=1)
         if len(self._pairs):
@@ -188,10 +193,10 @@ class Training:
     def _fitting_sharpness(self) -> float:
         """Return the factor of similarities at which a query's softmax over candidates is that of ten neighbours."""
         random = np.random.default_rng(self._seed)
-        queries, _, positives = self._draw(self._rows[:_BATCH_ROWS], random)
+        queries = self._draw(self._rows[:_BATCH_ROWS], random)[0]
         shown = self._integers(random.permutation(self._rows)[: _QUEUE_ROWS + _BATCH_ROWS])
         self._sharpness = 1.0
-        products = self._targets(queries, shown, positives)[0]
+        products = self._wanted(queries, shown)
         low, high = 1e-3, 1e6
         for _ in range(50):
             middle = float(np.sqrt(low * high))
@@ -307,11 +312,12 @@ def _signs(torch: Any, numbers: Any) -> Any:
 
 def mixed_rows(
     documents: NDArray[np.float32], rows: NDArray[np.int64], size: int, random: np.random.Generator
-) -> NDArray[np.float32]:
-    """Return means of some of the rows, weighted at random: queries where there are none."""
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return means of some of the rows, weighted at random, which stand for queries, and which rows these are."""
     weights = random.uniform(0, 1, (size, _MIXED_ROWS)).astype(np.float32)
     weights /= weights.sum(axis=1, keepdims=True)
-    return np.asarray(np.einsum("qr,qrd->qd", weights, documents[random.choice(rows, weights.shape)]))
+    mixed_of = random.choice(rows, weights.shape)
+    return np.asarray(np.einsum("qr,qrd->qd", weights, documents[mixed_of])), mixed_of
 
 
 def directions_of(x: NDArray[np.float32]) -> NDArray[np.float32]:

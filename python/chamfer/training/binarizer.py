@@ -196,35 +196,47 @@ def _as_rows(x: ArrayLike, argument: str, num_rows: int, dim: int) -> NDArray[np
 
 
 class _Validation:
-    """Queries held out: how many of their top 10 by inner products are in the top 10 by codes."""
+    """Queries held out: how many of their top 10 by inner products are in the top 10 by codes.
+
+    Rows that a query is mixed of count for nothing.
+    """
 
     def __init__(
         self,
         queries: NDArray[np.float32],
         documents: NDArray[np.float32],
+        mixed_of: NDArray[np.int64],
         old: RecurrentCodes | None,
         num_threads: int,
     ) -> None:
         self.queries, self.documents = queries, documents
-        self._old, self._num_threads = old, num_threads
-        self._exact = np.argpartition(queries @ documents.T, -_K, axis=1)[:, -_K:]
+        self._mixed_of, self._old, self._num_threads = mixed_of, old, num_threads
+        k = min(_K + mixed_of.shape[1], len(documents))
+        products = queries @ documents.T
+        best = np.argpartition(products, -k, axis=1)[:, -k:]
+        order = np.argsort(-np.take_along_axis(products, best, axis=1), axis=1)
+        self._k, self._exact = k, self._shown(np.take_along_axis(best, order, axis=1))
 
     def recall(self, binarizer: RecurrentBinarizer) -> float:
         """Return the recall; if old codes are to be searched too, the mean of both."""
         recalls = [self._found(self.search(binarizer)[1])]
         if self._old is not None:
             queries = binarizer.encode_queries(self.queries, num_threads=self._num_threads)
-            recalls.append(self._found(sdc_topk(queries, self._old, _K, num_threads=self._num_threads)[1]))
+            recalls.append(self._found(sdc_topk(queries, self._old, self._k, num_threads=self._num_threads)[1]))
         return float(np.mean(recalls))
 
     def search(self, binarizer: RecurrentBinarizer) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return similarities and rows that the queries' codes find."""
         codes = binarizer.encode(self.documents, num_threads=self._num_threads)
         queries = binarizer.encode_queries(self.queries, num_threads=self._num_threads)
-        return sdc_topk(queries, codes, _K, num_threads=self._num_threads)
+        return sdc_topk(queries, codes, self._k, num_threads=self._num_threads)
 
     def _found(self, rows: NDArray[np.int64]) -> float:
-        return float(np.mean([np.isin(best, found).mean() for best, found in zip(self._exact, rows, strict=True)]))
+        pairs = zip(self._exact, self._shown(rows), strict=True)
+        return float(np.mean([np.isin(exact, found).mean() for exact, found in pairs]))
+
+    def _shown(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        return [found[~np.isin(found, own)][:_K] for found, own in zip(rows, self._mixed_of, strict=True)]
 
 
 def _hold_out(
@@ -235,13 +247,16 @@ def _hold_out(
     order = random.permutation(len(data.queries) if has_pairs else data.num_rows)
     size = min(_MOST_VALIDATION_QUERIES, round(_VALIDATION_SHARE * len(order)))
     held_out, left = np.sort(order[:size]), np.sort(order[size:])
-    if has_pairs:
-        queries = data.queries[held_out]
-    else:
-        queries = mixed_rows(data.documents, held_out, _MOST_VALIDATION_QUERIES, random)
     shown = spread(data.num_rows, _MOST_VALIDATION_ROWS)
+    if has_pairs:
+        queries, mixed_of = data.queries[held_out], np.empty((size, 0), np.int64)
+    else:
+        queries, mixed_of = mixed_rows(data.documents, held_out, _MOST_VALIDATION_QUERIES, random)
+        places = np.full(data.num_rows, -1)
+        places[shown] = np.arange(len(shown))
+        mixed_of = places[mixed_of]
     old_codes = None if old is None else old.binarizer.encode(old.vectors[shown], num_threads=threads)
-    validation = _Validation(queries, data.documents[shown], old_codes, threads)
+    validation = _Validation(queries, data.documents[shown], mixed_of, old_codes, threads)
     return (validation, np.arange(data.num_rows), left) if has_pairs else (validation, left, np.empty(0, np.int64))
 
 
