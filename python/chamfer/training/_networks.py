@@ -14,8 +14,9 @@ EPOCH_ROWS = 16_384
 """Of an epoch at most, so that an epoch of a large collection takes a minute too."""
 
 _BATCH_ROWS = 256
+_FEWEST_BATCHES = 16  # in an epoch: of few rows, smaller ones
 _QUEUE_ROWS = 4096
-_HARDEST = 64  # documents that a query's loss looks at: those that codes or floats hold for the nearest
+_HARDEST = 128  # documents that a query's loss looks at: those that codes or floats hold for the nearest
 _MIXED_ROWS = 8  # in a query: what it finds then is about as near to it as documents are to real queries
 
 # Of Adam. Linear maps start near good ones, but must turn far to get better; hidden units start from nothing.
@@ -25,8 +26,8 @@ _BETAS = (0.9, 0.99)
 _WARM_UP = 20  # batches
 
 _MOMENTUM = 0.9  # of the copy that codes the queue, per batch
-_NEIGHBOURS = 10  # that a query is to find, as the exponential of the entropy of its softmax
-_PAIR_SHARE = 0.5  # of a query's pair in what it is to find; the rest are its neighbours
+_NEIGHBOURS = 20  # that a query is to find, as the exponential of the entropy of its softmax
+_PAIR_SHARE = 0.1  # of a query's pair in what it is to find; the rest are its neighbours
 _VARIANCE_FLOOR = 1e-5
 
 _OF_ADAM = ("exp_avg", "exp_avg_sq")
@@ -113,7 +114,7 @@ class Training:
         torch = self._torch
         random = np.random.default_rng([self._seed, epoch])
         rows = random.permutation(self._rows)[:EPOCH_ROWS]
-        batches = np.array_split(rows, max(1, round(len(rows) / _BATCH_ROWS)))
+        batches = np.array_split(rows, max(_FEWEST_BATCHES, round(len(rows) / _BATCH_ROWS)))
         queue = self._integers(random.permutation(self._rows)[:_QUEUE_ROWS])
         with torch.no_grad():
             queue_codes = torch.cat([self._follower_codes(part) for part in queue.split(_QUEUE_ROWS // 4)])
@@ -191,12 +192,13 @@ class Training:
         return torch.nn.functional.kl_div(found, target, reduction="batchmean")
 
     def _fitting_sharpness(self) -> float:
-        """Return the factor of similarities at which a query's softmax over candidates is that of ten neighbours."""
+        """Return the factor of similarities at which a query's softmax over candidates is that of _NEIGHBOURS."""
         random = np.random.default_rng(self._seed)
-        queries = self._draw(self._rows[:_BATCH_ROWS], random)[0]
+        queries, _, _, mixed_of = self._draw(self._rows[:_BATCH_ROWS], random)
         shown = self._integers(random.permutation(self._rows)[: _QUEUE_ROWS + _BATCH_ROWS])
         self._sharpness = 1.0
-        products = self._wanted(queries, shown)
+        is_own = (mixed_of[:, :, None] == shown).any(dim=1)
+        products = self._wanted(queries, shown).masked_fill(is_own, -1e6)  # finite, so that 0 times it is 0
         low, high = 1e-3, 1e6
         for _ in range(50):
             middle = float(np.sqrt(low * high))

@@ -31,7 +31,7 @@ _VALIDATION_SHARE = 0.1
 _MOST_VALIDATION_QUERIES = 500
 _MOST_VALIDATION_ROWS = 16_384
 _K = 10
-_PATIENCE = 8
+_PATIENCE = 5
 
 # Distance of neighbouring levels that codes normal numbers of variance 1 with the least error: Max (1960), table 2.
 _STEPS = (1.596, 0.9957, 0.586, 0.3352)
@@ -50,7 +50,7 @@ def fit_binarizer(
     pairs: tuple[ArrayLike, ArrayLike] | None = None,
     compatible_with: RecurrentBinarizer | None = None,
     old_x: ArrayLike | None = None,
-    epochs: int = 30,
+    epochs: int = 10,
     checkpoint: str | os.PathLike[str] | None = None,
     seed: int = 42,
     device: str = "cpu",
@@ -59,21 +59,24 @@ def fit_binarizer(
 ) -> RecurrentBinarizer:
     """Train a RecurrentBinarizer, so that codes rank these vectors as inner products do.
 
-    Without labels: rows of x, mixed by two, are the queries, and what they are to find is what their inner products
-    find. The start is a random rotation of the principal components, so that training begins with the recall of
-    quantized rotations.
+    Training begins with a rotation of the principal components that is fitted to the levels, as iterative quantization
+    does for signs; a network beside it starts from nothing. What a query is to find is what inner products find:
+    without labels, and of x alone, where rows mixed by eight stand for queries. That keeps what the start finds;
+    queries such as those that will come, in `pairs`, find more.
+
+    TABLE
 
     Args:
         x: numbers, shape (n, dim), n at least 64: the vectors that are to be searched, or a sample of them.
         bits: of a code in all, a multiple of loops + 1.
         loops: residual loops, 0 to 3: a number of a code takes loops + 1 bits, of which three are stored in four.
-        pairs: queries and documents, row by row, of the same dim as x: queries are learned from too, and so is what
-            they are paired with. Recall is then that of queries held out. None: x alone.
+        pairs: queries, 64 or more, and what each is to find, of the same dim as x: labels, or the rows of x of the
+            highest inner products. A tenth of the queries is held out for the recall. None: x alone.
         compatible_with: a binarizer whose codes are to be searched by the queries' codes of the new one, of the same
             bits and loops. It needs old_x.
         old_x: numbers, shape (n, compatible_with.dim): the old vectors of the items of x.
         epochs: passes over x, or 16,384 rows of it, at most; training stops earlier when the recall of rows held out
-            has not risen for 8 epochs.
+            has not risen for 5 epochs.
         checkpoint: a file that is written after each epoch. If it is there, training goes on where it ended.
         seed: of the start, the rows held out and the order. Equal arguments give equal binarizers on the same machine.
         device: of torch, such as "cpu" or "cuda".
