@@ -187,7 +187,7 @@ def test_exported_networks_are_those_of_training(torch):
     data = module._as_data(X, None)
     random = np.random.default_rng(0)
     validation, rows, pairs = module._hold_out(data, None, 1, random)
-    start = module._start(data, 16, 3, None, validation, 1, random)
+    start = module._start(data, rows, 16, 3, None, validation, 1, random)
     training = module.Training(torch, torch.device("cpu"), data, start, rows, pairs, 2, 0)
     training.train(0)
     with torch.no_grad():
@@ -206,21 +206,30 @@ def reducer_vectors(size, seed=42):
     return reducer.encode_documents(documents), reducer.encode_queries(TokenVectors.from_list(ends))
 
 
-@pytest.mark.parametrize("loops", [0, 1])
-def test_training_finds_more_than_its_start_on_real_vectors(torch, monkeypatch, loops):
+@pytest.mark.parametrize(("bits", "loops", "least"), [(64, 0, 0.48), (64, 1, 0.54), (128, 1, 0.7)])
+def test_codes_of_real_vectors_find_far_more_than_signs(torch, bits, loops, least):
     x, queries = reducer_vectors(64)
     train, test = queries[::2], queries[1::2]
     pairs = train, x[np.argmax(train @ x.T, axis=1)]
-    exact, found = exact_topk(test, x), []
-    for patience in (0, 9):
-        monkeypatch.setattr(module, "_PATIENCE", patience)
-        binarizer = fit_binarizer(x, bits=64, loops=loops, pairs=pairs, num_threads=1)
-        found.append(recall(binarizer.encode_queries(test), binarizer.encode(x), exact, 10))
+    binarizer = fit_binarizer(x, bits=bits, loops=loops, pairs=pairs, num_threads=1)
+    exact = exact_topk(test, x)
+    found = recall(binarizer.encode_queries(test), binarizer.encode(x), exact, 10)
     signs = [np.where(rows - x.mean(axis=0) > 0, 1.0, -1.0) for rows in (test, x)]
     by_signs = np.mean([np.isin(a, b).mean() for a, b in zip(exact, exact_topk(*signs), strict=True)])
     print(found, by_signs)
-    assert found[0] > by_signs + 0.05
-    assert found[1] > found[0]
+    assert found > by_signs + 0.15
+    assert found > least
+
+
+def test_an_epoch_lowers_the_loss(torch):
+    data = module._as_data(X, None)
+    random = np.random.default_rng(0)
+    validation, rows, pairs = module._hold_out(data, None, 1, random)
+    start = module._start(data, rows, 24, 1, None, validation, 1, random)
+    training = module.Training(torch, torch.device("cpu"), data, start, rows, pairs, 30, 0)
+    losses = [training.train(epoch) for epoch in range(15)]
+    print(losses)
+    assert np.mean(losses[-3:]) < 0.9 * losses[0]
 
 
 def test_pairs_teach_what_queries_find(torch):
