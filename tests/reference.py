@@ -229,6 +229,29 @@ def sdc_similarities(query_levels, levels, bits, query_scales=None, scales=None)
     return products * (query_scales[:, None] * scales)
 
 
+def recurrent_stages(x, center, arrays, loops):
+    """b₀ = sgn(W(n)), b += 2^-(i+1) sgn(R_i(n - g_i B_i(b) / |B_i(b)|)), n = (x - center) / |x - center|.
+
+    Return what the codes stand for, and of each stage the numbers whose signs it takes.
+    """
+
+    def network(name, rows):
+        parts = ("linear", "hidden", "hidden_bias", "output", "bias")
+        linear, hidden, hidden_bias, output, bias = (arrays[f"{name}.{part}"].astype(np.float64) for part in parts)
+        return rows @ linear.T + np.maximum(rows @ hidden.T + hidden_bias, 0) @ output.T + bias
+
+    rest = x.astype(np.float64) - center
+    directions = rest / np.linalg.norm(rest, axis=1, keepdims=True)
+    numbers = [network("signs", directions)]
+    values = np.where(numbers[0] > 0, 1.0, -1.0)
+    for i in range(loops):
+        told = network(f"told{i}", values)
+        told *= arrays["gains"][i] / np.linalg.norm(told, axis=1, keepdims=True)
+        numbers.append(network(f"rest{i}", directions - told))
+        values = values + np.where(numbers[-1] > 0, 0.5, -0.5) * 0.5**i
+    return values, np.stack(numbers)
+
+
 # ── codes: what they stand for (cpp/ragged.hpp), how they are made (codes.hpp), what they score (scorer.hpp) ────────
 
 # Max, "Quantizing for minimum distortion" (1960), table 1, to four decimals: the positive half of 2, 4 and 16 levels.

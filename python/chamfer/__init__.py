@@ -7,6 +7,7 @@ from chamfer._runtime import available_isas, best_isa
 from chamfer.binary import RecurrentCodes, hamming_topk, sdc_topk
 from chamfer.codecs import Codec, TokenCodes, codec
 from chamfer.errors import CorruptIndexError, LockedIndexError
+from chamfer.recurrent import RecurrentBinarizer
 from chamfer.reducers import FixedDimensionalEncoder, Int8Encodings, LearnedReducer, SparseEncodings, ball_carving
 from chamfer.scoring import Alignment, maxsim, maxsim_alignment, maxsim_topk
 from chamfer.token_vectors import TokenVectors
@@ -23,6 +24,7 @@ __all__ = [
     "Int8Encodings",
     "LearnedReducer",
     "LockedIndexError",
+    "RecurrentBinarizer",
     "RecurrentCodes",
     "SearchResult",
     "SparseEncodings",

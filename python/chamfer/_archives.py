@@ -33,7 +33,7 @@ def write_archive(
         "format": format_name,
         "version": version,
         "parameters": parameters,
-        "checksum": _checksum(parameters, arrays),
+        "checksum": checksum(parameters, arrays),
     }
     with replace_file(path) as file:
         np.savez(file, **{"header": np.array(json.dumps(header)), **arrays})  # type: ignore[arg-type]
@@ -57,12 +57,22 @@ def read_archive(path: Path, format_name: str, version: int) -> tuple[dict[str, 
     if found != version:
         raise ValueError(f"{path}: format version {found}, this chamfer reads {version}; upgrade chamfer")
     try:
-        intact = _checksum(header["parameters"], arrays) == header["checksum"]
+        intact = checksum(header["parameters"], arrays) == header["checksum"]
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptIndexError(f"{path}: its contents do not fit together ({error})") from None
     if not intact:
         raise CorruptIndexError(f"{path}: its contents do not fit together (checksum differs)")
     return header["parameters"], arrays
+
+
+def checksum(parameters: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> str:
+    """Return a hash of parameters and arrays, 32 hexadecimal digits."""
+    digest = hashlib.blake2b(json.dumps(parameters, sort_keys=True).encode(), digest_size=16)
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)  # not tobytes, which copies: codes may take gigabytes
+    return digest.hexdigest()
 
 
 def map_arrays(path: Path, arrays: dict[str, NDArray[Any]], names: tuple[str, ...]) -> None:
@@ -76,15 +86,6 @@ def map_arrays(path: Path, arrays: dict[str, NDArray[Any]], names: tuple[str, ..
             np.lib.format.read_array_header_1_0(stream)
             shape, dtype = arrays[name].shape, arrays[name].dtype
             arrays[name] = np.memmap(path, dtype, "r", stream.tell(), shape).view(np.ndarray)
-
-
-def _checksum(parameters: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> str:
-    digest = hashlib.blake2b(json.dumps(parameters, sort_keys=True).encode(), digest_size=16)
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}".encode())
-        digest.update(array.reshape(-1).view(np.uint8).data)  # not tobytes, which copies: codes may take gigabytes
-    return digest.hexdigest()
 
 
 def _read_npz(stream: IO[bytes], format_name: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

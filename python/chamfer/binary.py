@@ -52,7 +52,7 @@ class RecurrentCodes:
     """Recurrent binary codes of n vectors, packed for SDC: per dim a level c that stands for (2c - M) / 2^(bits - 1).
 
     M = 2^bits - 1 is the highest level, so that with 1 bit values are ±1, with 2 bits ±0.5 and ±1.5. Made by
-    `from_levels`. Read-only.
+    `RecurrentBinarizer` or `from_levels`. Read-only.
 
     Attributes:
         dim: dims of a code.
@@ -60,15 +60,19 @@ class RecurrentCodes:
         scales: float32, shape (n,), or None: factor of each code's similarities; 1 / norm gives cosines.
         code_size: bytes of a code; dims are padded to whole groups of 16 bits.
         nbytes: bytes of all codes, padded to a multiple of 32 codes, and scales.
+        fingerprint: of the binarizer that made the codes; None for codes made by hand.
+        searches: fingerprints of binarizers whose codes these may search besides their own.
 
     Source: BEBR (arXiv 2302.08714), recurrent binarization.
     """
 
-    __slots__ = ("_packed", "_size", "bits", "dim", "scales")
+    __slots__ = ("_packed", "_size", "bits", "dim", "fingerprint", "scales", "searches")
 
     bits: int
     dim: int
     scales: NDArray[np.float32] | None
+    fingerprint: str | None
+    searches: tuple[str, ...]
     _packed: NDArray[np.uint8]
     _size: int
 
@@ -97,6 +101,7 @@ class RecurrentCodes:
         codes = cls.__new__(cls)
         codes.dim, codes.bits, codes._size = array.shape[1], bits, len(array)
         codes.scales = _as_scales(scales, len(array))
+        codes.fingerprint, codes.searches = None, ()
         codes._packed = _cache_aligned(_core.packed_bytes(codes.dim, bits, "integer", len(array)))
         _core.pack_levels(array, bits, "integer", codes._packed)
         codes._packed.flags.writeable = False
@@ -129,6 +134,14 @@ class RecurrentCodes:
         """
         return _core.unpack_levels(self._packed, self.dim, self.bits, self._size)
 
+    def to_bits(self) -> NDArray[np.uint8]:
+        """Pack the signs alone, the first stage of the codes: what `hamming_topk` takes.
+
+        Returns:
+            uint8, shape (n, ceil(dim / 8)): 1 for a value above 0, eight to a byte, the lowest bit first.
+        """
+        return np.packbits(self.levels() >> (self.bits - 1), axis=1, bitorder="little")
+
 
 def sdc_topk(
     query_codes: RecurrentCodes,
@@ -145,7 +158,8 @@ def sdc_topk(
 
     Args:
         query_codes: the queries' codes.
-        codes: codes of the same dim and bits.
+        codes: codes of the same dim and bits, and of the same binarizer, or of one that the queries' was trained to
+            search; codes made by hand fit any.
         k: codes to return per query, at least 1; may exceed the number of codes.
         num_threads: threads to use; None means the CPUs of this process.
         isa: instruction set, one of `available_isas()`; None means `best_isa()`.
@@ -156,7 +170,7 @@ def sdc_topk(
 
     Raises:
         TypeError: an argument has a wrong type.
-        ValueError: dims or bits differ, or k is below 1.
+        ValueError: dims, bits or binarizers differ, or k is below 1.
 
     Source: BEBR (arXiv 2302.08714), symmetric distance calculation.
     """
@@ -169,6 +183,15 @@ def sdc_topk(
         expected, got = getattr(codes, attribute), getattr(query_codes, attribute)
         if expected != got:
             raise ValueError(f"query_codes: expected {attribute} {expected} as the codes, got {got}")
+    made_by = codes.fingerprint
+    if None not in (made_by, query_codes.fingerprint) and made_by not in (
+        query_codes.fingerprint,
+        *query_codes.searches,
+    ):
+        raise ValueError(
+            f"query_codes: expected codes of binarizer {made_by}, as the codes, or of one fitted to search them "
+            f"(compatible_with=), got codes of {query_codes.fingerprint}"
+        )
     return _core.sdc_topk(
         query_codes.levels(),
         codes._packed,
