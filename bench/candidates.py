@@ -115,9 +115,7 @@ def rows_of(
         candidates = built(kind, encodings)
         build_seconds = time.perf_counter() - begin
         for probes in kind.probes or (None,):
-            if probes is not None:
-                faiss.extract_index_ivf(candidates._index).nprobe = probes
-            found, ms = _searched(candidates, asked, most)
+            found, ms = _searched(candidates, asked, most, probes)
             flat = flat or found  # the first kind
             yield {
                 "kind": kind.name,
@@ -133,13 +131,15 @@ def rows_of(
             }
 
 
-def _searched(candidates: FaissCandidates, asked: NDArray[np.float32], most: int) -> tuple[list[list[int]], float]:
+def _searched(
+    candidates: FaissCandidates, asked: NDArray[np.float32], most: int, nprobe: int | None
+) -> tuple[list[list[int]], float]:
     """Return the rows of each query, and the median of milliseconds."""
     found, seconds = [], []
-    candidates.search(asked[:1], most, 1)
+    candidates.search(asked[:1], most, 1, nprobe)
     for i in range(len(asked)):
         begin = time.perf_counter()
-        _, rows = candidates.search(asked[i : i + 1], most, 1)
+        _, rows = candidates.search(asked[i : i + 1], most, 1, nprobe)
         seconds.append(time.perf_counter() - begin)
         found.append(rows[0].tolist())
     return found, float(np.median(seconds)) * 1e3
@@ -192,10 +192,10 @@ class EquallyLong(FaissCandidates):
         super().add(self._lengthened(encodings), num_threads, rows)
 
     def search(
-        self, encodings: NDArray[np.float32], num_candidates: int, num_threads: int
+        self, encodings: NDArray[np.float32], num_candidates: int, num_threads: int, nprobe: int | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """As FaissCandidates."""
-        distances, rows = super().search(np.pad(encodings, ((0, 0), (0, _MORE))), num_candidates, num_threads)
+        distances, rows = super().search(np.pad(encodings, ((0, 0), (0, _MORE))), num_candidates, num_threads, nprobe)
         scores = (_squares(encodings)[:, None] + np.float32(self._square) - distances) / 2
         return np.where(rows < 0, -np.inf, scores), rows
 

@@ -57,7 +57,7 @@ def _of_queries(data: Data, kept: NDArray[np.bool_]) -> Data:
         data,
         queries=data.queries.select(np.flatnonzero(kept)),
         query_ids=ids,
-        sample_queries=data.sample_queries or data.queries.select(np.flatnonzero(~kept)),
+        sample_queries=data.sample_queries or (None if kept.all() else data.queries.select(np.flatnonzero(~kept))),
         qrels={name: judged for name, judged in data.qrels.items() if name in set(ids)},
     )
 

@@ -149,16 +149,17 @@ class Chamfer(System):
 
     def open(self, data: Collection, folder: Path, num_threads: int) -> None:
         self._index, self._threads = self._index_class.open(folder), num_threads
+        self._num_budgets = len(self._index.stats()["rerank"]) - 1  # none in a small collection
 
     def points(self, data: Collection) -> list[dict[str, Any]]:
         return [{"num_candidates": n, "budget": budget} for n, budget in CHAMFER_POINTS if n < data.num_documents]
 
     def _set(self, k: int, num_candidates: int, budget: int) -> None:
-        """Set what `Index.tune` would: a search for more than 10 takes the defaults."""
+        """Set this point; asked for more results than it has room for, as many more candidates and exact scores."""
         from chamfer.index import SearchSettings
 
-        budgets = (budget,) * (len(self._index.stats()["rerank"]) - 1)  # none in a small collection
-        self._index.settings = SearchSettings(num_candidates, budgets, _MARGIN, k=10)
+        budgets = (max(budget, k),) * self._num_budgets
+        self._index.settings = SearchSettings(max(num_candidates, k), budgets, _MARGIN, k)
 
     def search(self, query: NDArray[np.float32], k: int, **point: int) -> Any:
         self._set(k, **point)

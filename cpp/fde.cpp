@@ -1,6 +1,7 @@
 #include "fde.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cassert>
 #include <cmath>
@@ -128,22 +129,24 @@ void project_signs(const float* rows, size_t num_rows, size_t width, const uint8
     const ProductKernels& kernels = product_kernels(isa);
     const float scale = 1.0f / std::sqrt(static_cast<float>(final_projection_dimension));
     const size_t bytes_per_row = (final_projection_dimension + 7) / 8;
+    std::array<float, 256 * 8> signs_of_byte;
+    for (size_t i = 0; i < signs_of_byte.size(); ++i) signs_of_byte[i] = ((i / 8) >> (7 - i % 8)) & 1 ? scale : -scale;
     parallel_for(
         (final_projection_dimension + kSliceColumns - 1) / kSliceColumns, num_threads, [&](size_t, size_t slice) {
             const size_t first = slice * kSliceColumns,
                          num_columns = std::min(kSliceColumns, final_projection_dimension - first);
-            FloatBuffer signs(kStretch * num_columns), products;
+            const size_t num_bytes = (num_columns + 7) / 8, stride = num_bytes * 8;
+            FloatBuffer signs(kStretch * stride), products;
             OwnedColumns columns;
             for (size_t begin = 0; begin < width; begin += kStretch) {
                 const size_t length = std::min(kStretch, width - begin);
                 for (size_t i = 0; i < length; ++i) {
-                    const uint8_t* bits = final_bits + (begin + i) * bytes_per_row;
-                    for (size_t c = 0; c < num_columns; ++c) {
-                        const bool plus = (bits[(first + c) / 8] >> (7 - (first + c) % 8)) & 1;
-                        signs[i * num_columns + c] = plus ? scale : -scale;
+                    const uint8_t* bits = final_bits + (begin + i) * bytes_per_row + first / 8;
+                    for (size_t byte = 0; byte < num_bytes; ++byte) {
+                        std::memcpy(&signs[i * stride + 8 * byte], &signs_of_byte[8 * bits[byte]], 8 * sizeof(float));
                     }
                 }
-                columns.assign(kernels, signs.data(), num_columns, 1, num_columns, length);
+                columns.assign(kernels, signs.data(), num_columns, 1, stride, length);
                 const size_t num_lanes = columns.view().num_lanes;
                 products.resize(kPendingBlocks * num_lanes);
                 for (size_t row = 0; row < num_rows; row += kPendingBlocks) {

@@ -224,3 +224,25 @@ def test_one_document_has_an_order():
     for order in INSERTION_ORDERS:
         index = ch.Index.build(one, candidates="HNSW16", insertion_order=order)
         assert index.search(one, 1).ids.tolist() == [[0]]
+
+
+def test_lists_found_by_a_graph_may_hold_product_codes():
+    vectors = np.random.default_rng(0).standard_normal((1300, 16)).astype(np.float32)
+    candidates = FaissCandidates("IVF8_HNSW4,PQ4x4fs", 16)
+    candidates.train(vectors, 1)
+    candidates.add(vectors, 1)
+    assert candidates.num_lists == 8
+    _, rows = candidates.search(vectors[:20], 50, 1, nprobe=8)
+    assert (rows == np.arange(20)[:, None]).any(axis=1).mean() > 0.8
+    _, few = candidates.search(vectors[:20], 1300, 1, nprobe=1)
+    assert (few >= 0).sum() < (candidates.search(vectors[:20], 1300, 1, nprobe=8)[1] >= 0).sum()
+    assert FaissCandidates("Flat", 16).num_lists is None
+
+
+def test_an_empty_index_that_faiss_cannot_copy_is_named():
+    quantizer = faiss.IndexFlatIP(8)
+    index = faiss.IndexIVFIndependentQuantizer(
+        quantizer, faiss.IndexIVFFlat(quantizer, 8, 4, faiss.METRIC_INNER_PRODUCT), None
+    )
+    with pytest.raises(ValueError, match="candidates: FAISS cannot copy an empty IndexIVFIndependentQuantizer"):
+        FaissCandidates(index, 8)

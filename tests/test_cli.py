@@ -137,7 +137,7 @@ def test_demo_prints_a_table_and_draws_a_picture(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr("chamfer.demo._ROUNDS", 1)
     shown = chamfer_command("demo", "--picture", tmp_path / "x.png").stdout
-    assert "FDE centred + rerank 200" in shown
+    assert "learned + rerank 100" in shown
     assert f"Recall against latency: {tmp_path / 'x.png'}" in shown
     assert (tmp_path / "x.png").stat().st_size > 10_000
 

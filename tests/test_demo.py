@@ -83,32 +83,36 @@ def test_matched_words_are_words_of_the_text(collection):
 
 
 def test_exact_search_has_recall_1_and_rerank_comes_close(report):
-    exact, published, centred, *reranked = report.rows
+    exact, published, centred, learned, *reranked = report.rows
     assert exact.recall == 1.0
-    assert published.recall < 0.2 < centred.recall  # the finding that the engine's default rests on
-    assert centred.recall < reranked[0].recall < reranked[1].recall
-    assert reranked[1].recall > 0.85
+    assert published.recall < 0.2 < centred.recall < learned.recall  # what the engine's default rests on
+    assert learned.recall < reranked[0].recall < reranked[1].recall
+    assert reranked[1].recall > 0.9
     assert abs(reranked[1].ndcg - exact.ndcg) < 0.03
 
 
 def test_more_candidates_never_lose_recall(report):
-    for curve in report.curves.values():
+    for name, curve in report.curves.items():
         recalls = [point.recall for point in curve]
-        assert recalls == sorted(recalls)
+        if name == "learned":  # codes come first
+            assert (np.diff(recalls) > -0.005).all()
+        else:
+            assert recalls == sorted(recalls)
 
 
 def test_the_documents_and_the_questions_need_what_the_table_says(report):
-    exact, published, centred, *reranked = report.rows
+    exact, published, centred, learned, *reranked = report.rows
     assert round(exact.bytes_per_token) == 4 * report.collection["dim"]
     assert published.bytes_per_token == centred.bytes_per_token < exact.bytes_per_token
-    for row in reranked:
-        assert row.bytes_per_token == pytest.approx(exact.bytes_per_token + centred.bytes_per_token)
+    assert learned.bytes_per_token < published.bytes_per_token / 5
+    for row in reranked:  # and the codes
+        assert row.bytes_per_token > exact.bytes_per_token + learned.bytes_per_token
 
 
 def test_no_question_is_searched_with_a_mean_that_it_has_a_part_in(collection):
     from chamfer import demo
 
-    searcher = demo._build(collection, center=True, rerank=True)
+    searcher = demo._build(collection, demo.CENTRED)
     for half in (0, 1):
         others = collection.queries.select(np.arange(len(collection.queries)) % 2 != half)
         np.testing.assert_allclose(

@@ -77,14 +77,37 @@ def test_saving_to_the_same_folder_writes_settings_only(tmp_path, documents, que
     opened.save(tmp_path / "index")
     assert generation.exists()
     assert ch.Index.open(tmp_path / "index").settings == SearchSettings(50)
-    # Another index lies there now: these settings are not its own, so all is written.
-    ch.Index.build(documents.select(range(50)), path=tmp_path / "index")
-    opened.save(tmp_path / "index")
-    again = ch.Index.open(tmp_path / "index")
-    assert len(again) == len(documents)
-    np.testing.assert_array_equal(again.search(queries).ids, opened.search(queries).ids)
     opened.save(tmp_path / "copy")
     assert len(ch.Index.open(tmp_path / "copy", verify=True)) == len(documents)
+
+
+def test_an_index_saved_in_the_meantime_stays(tmp_path, documents):
+    old = ch.Index.build(documents, path=tmp_path)
+    opened = ch.Index.open(tmp_path)
+    ch.Index.build(documents.select(range(50)), path=tmp_path)
+    for one in (old, opened):
+        with pytest.raises(FileExistsError, match="holds another index, saved since this one was opened or saved"):
+            one.save(tmp_path)
+    assert len(ch.Index.open(tmp_path, verify=True)) == 50
+
+
+@pytest.mark.parametrize("name", ["vectors.npy", "candidates.faiss", "ids.json"])
+@pytest.mark.parametrize("damage", ["removed", "cut", "changed"])
+def test_a_damaged_index_is_written_whole_again(tmp_path, documents, queries, name, damage):
+    index = ch.Index.build(documents, path=tmp_path)
+    (file,) = tmp_path.rglob(name)
+    content = file.read_bytes()
+    if damage == "removed":
+        file.unlink()
+    elif damage == "cut":
+        file.write_bytes(content[:-1])
+    elif name == "vectors.npy":
+        return  # not read to the end, as by `open`
+    else:
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    index.save(tmp_path)
+    again = ch.Index.open(tmp_path, verify=True)
+    np.testing.assert_array_equal(again.search(queries).ids, index.search(queries).ids)
 
 
 STAGES = [["exact"], ["int8"], ["scalar:2", "exact"], ["binary", "scalar:4", "exact"], ["float16"], ["bfloat16"]]
@@ -319,13 +342,14 @@ def test_a_second_save_at_the_same_time_is_refused(tmp_path, index, monkeypatch)
 
 
 def test_open_while_another_saves_always_finds_an_index(tmp_path, documents):
-    first, second = (ch.Index.build(documents.select(range(n))) for n in (40, 50))
-    first.save(tmp_path)
+    sizes, path = (40, 50), tmp_path / "index"
+    for n in sizes:
+        ch.Index.build(documents.select(range(n)), path=tmp_path / str(n)).save(path)
     with ThreadPoolExecutor(1) as pool:
-        saving = pool.submit(lambda: [index.save(tmp_path) for _ in range(15) for index in (second, first)])
+        saving = pool.submit(lambda: [ch.Index.open(tmp_path / str(n)).save(path) for _ in range(15) for n in sizes])
         opened = 0
         while not saving.done():
-            assert len(ch.Index.open(tmp_path)) in (40, 50)
+            assert len(ch.Index.open(path)) in sizes
             opened += 1
         saving.result()
     assert opened > 5

@@ -58,6 +58,7 @@ def test_importing_training_does_not_import_torch():
         ({"epochs": 1.5}, TypeError, "^epochs: expected an int, got float"),
         ({"num_targets": 1}, ValueError, "^num_targets: expected at least 2, got 1"),
         ({"num_samples": True}, TypeError, "^num_samples: expected an int, got bool"),
+        ({"num_samples": 63}, ValueError, "^num_samples: expected at least 64, got 63"),
         ({"seed": "7"}, TypeError, "^seed: expected an int, got str"),
         ({"seed": -1}, ValueError, "^seed: expected 0 to"),
         ({"num_threads": 0}, ValueError, "^num_threads: expected at least 1, got 0"),

@@ -39,7 +39,7 @@ STAGES = [["exact"], ["scalar:2", "exact"], ["binary", "int8", "exact"], ["binar
 @pytest.mark.parametrize("stages", STAGES, ids=" ".join)
 @pytest.mark.parametrize("k", [1, 10])
 def test_every_setting_finds_what_the_simulation_says(documents, queries, stages, k):
-    index = ch.Index.build(documents, rerank=stages)
+    index = ch.Index.build(documents, reducer="fde", rerank=stages)
     rows = tuning._exact_rows(index, queries, k, 1, lambda _: None)
     encodings = index.reducer.encode_queries(queries)
     simulation, grid = tuning._simulate(index, index._cascade, queries, encodings, rows, 0.8, None, 1)
@@ -60,7 +60,7 @@ def test_every_setting_finds_what_the_simulation_says(documents, queries, stages
 
 
 def test_the_target_is_reached_and_kept(documents, queries, tmp_path):
-    index = ch.Index.build(documents, rerank=["scalar:2", "exact"])
+    index = ch.Index.build(documents, reducer="fde", rerank=["scalar:2", "exact"])
     report = index.tune(queries, 0.9)
     assert report.reached
     assert index.settings == report.settings
@@ -81,7 +81,7 @@ def test_the_target_is_reached_and_kept(documents, queries, tmp_path):
 
 
 def test_a_higher_target_takes_no_fewer_candidates_or_budget(documents, queries):
-    index = ch.Index.build(documents)
+    index = ch.Index.build(documents, reducer="fde")
     recalls = []
     for target in (0.7, 0.95, 1.0):
         report = index.tune(queries, target)
@@ -93,7 +93,7 @@ def test_a_higher_target_takes_no_fewer_candidates_or_budget(documents, queries)
 
 
 def test_what_codes_alone_cannot_reach_is_said(documents, queries):
-    index = ch.Index.build(documents, rerank="binary")
+    index = ch.Index.build(documents, reducer="fde", rerank="binary")
     report = index.tune(queries, 1.0)
     assert not report.reached
     assert report.chosen == len(report.points) - 1
@@ -102,7 +102,7 @@ def test_what_codes_alone_cannot_reach_is_said(documents, queries):
 
 def test_the_report_prints_draws_and_goes_through_json(documents, queries, tmp_path):
     pytest.importorskip("matplotlib")
-    report = ch.Index.build(documents).tune(queries, 0.9)
+    report = ch.Index.build(documents, reducer="fde").tune(queries, 0.9)
     text = str(report)
     assert "<- kept" in text
     assert len(text.splitlines()) == 2 + len(report.points)
@@ -112,11 +112,11 @@ def test_the_report_prints_draws_and_goes_through_json(documents, queries, tmp_p
 
 
 def test_tuned_settings_give_way_to_a_wider_search(documents, queries):
-    index = ch.Index.build(documents, rerank=["scalar:2", "exact"])
+    index = ch.Index.build(documents, reducer="fde", rerank=["scalar:2", "exact"])
     index.tune(queries, 0.8, k=1)
     found = index.search(queries, 100)
     assert (found.ids >= 0).all()
-    wide = ch.Index.build(documents, rerank=["scalar:2", "exact"])
+    wide = ch.Index.build(documents, reducer="fde", rerank=["scalar:2", "exact"])
     np.testing.assert_array_equal(found.ids, wide.search(queries, 100).ids)
     # So does a search that says how many candidates: it asked for more recall, or less, not for tuned budgets.
     named, untuned = index.search(queries, 1, num_candidates=300), wide.search(queries, 1, num_candidates=300)
@@ -125,15 +125,15 @@ def test_tuned_settings_give_way_to_a_wider_search(documents, queries):
 
 @pytest.mark.parametrize("given", [True, False])
 def test_build_tunes_when_asked_for_a_target(documents, queries, given):
-    index = ch.Index.build(documents, queries=queries if given else None, target_recall=0.9)
+    index = ch.Index.build(documents, reducer="fde", queries=queries if given else None, target_recall=0.9)
     assert index.settings.num_candidates is not None
     assert recall(index, queries).mean() > 0.8
 
 
 def test_few_queries_and_empty_ones_are_enough(documents, queries):
     some = ch.TokenVectors(queries.vectors, np.concatenate([[0], queries.offsets]))
-    assert ch.Index.build(documents).tune(some, 0.9).num_queries == len(queries)
-    report = ch.Index.build(documents).tune(queries.select([0]), 0.5)
+    assert ch.Index.build(documents, reducer="fde").tune(some, 0.9).num_queries == len(queries)
+    report = ch.Index.build(documents, reducer="fde").tune(queries.select([0]), 0.5)
     assert report.num_queries == 1
     assert report.points[report.chosen].low <= report.points[report.chosen].recall
 
@@ -157,7 +157,7 @@ def test_fewer_documents_than_k(queries, documents):
     ],
 )
 def test_bad_input_is_named(documents, queries, arguments, error, message):
-    index = ch.Index.build(documents)
+    index = ch.Index.build(documents, reducer="fde")
     arguments = {"queries": queries} | arguments
     if isinstance(arguments["queries"], ch.TokenVectors) and arguments["queries"].dim != index._documents.dim:
         arguments["queries"] = ch.TokenVectors(np.ones((0, index._documents.dim), np.float32), [0, 0])
@@ -168,16 +168,28 @@ def test_bad_input_is_named(documents, queries, arguments, error, message):
 
 def test_an_index_that_does_not_rerank_cannot_be_tuned(documents, queries):
     with pytest.raises(ValueError, match="rerank=None"):
-        ch.Index.build(documents, rerank=None).tune(queries)
+        ch.Index.build(documents, reducer="fde", rerank=None).tune(queries)
     with pytest.raises(ValueError, match="target_recall: expected None"):
-        ch.Index.build(documents, rerank=None, target_recall=0.9)
+        ch.Index.build(documents, reducer="fde", rerank=None, target_recall=0.9)
 
 
 def test_a_report_is_of_the_settings_it_kept(documents, queries):
-    index = ch.Index.build(documents)
+    index = ch.Index.build(documents, reducer="fde", rerank=["scalar:2", "exact"])
     report = index.tune(queries, 0.9)
-    index.settings = replace(report.settings, num_candidates=len(documents))
-    assert recall(index, queries).mean() >= report.points[report.chosen].recall
+    for point in report.points:
+        index.settings = point.settings
+        assert recall(index, queries).mean() == pytest.approx(point.recall)
+    assert report.points[report.chosen].settings == report.settings
+
+
+def test_an_interval_of_few_is_wide_and_of_many_is_that_of_their_mean():
+    assert tuning._interval(np.ones(1))[0] < 0.3
+    assert tuning._interval(np.ones(100))[0] == pytest.approx(0.963, abs=0.001)  # Wilson's, of a hundred yes
+    shares = np.random.default_rng(0).beta(9, 1, 2000)
+    low, high = tuning._interval(shares)
+    half = 1.96 * shares.std(ddof=1) / 2000**0.5
+    assert low == pytest.approx(shares.mean() - half, abs=2e-4)
+    assert high == pytest.approx(shares.mean() + half, abs=2e-4)
 
 
 def test_luck_is_not_promised():
@@ -196,7 +208,7 @@ def test_luck_is_not_promised():
 
 
 def test_inverted_lists_are_a_knob(documents, queries, tmp_path):
-    index = ch.Index.build(documents, candidates="IVF16,Flat", rerank=["scalar:2", "exact"])
+    index = ch.Index.build(documents, reducer="fde", candidates="IVF16,Flat", rerank=["scalar:2", "exact"])
     report = index.tune(queries, 0.9)
     assert report.reached
     probed = [point.settings.nprobe for point in report.points]

@@ -48,9 +48,8 @@ class FaissCandidates:
             empty or already holding the encodings of all documents in order.
         dim: numbers per encoding.
 
-    An IVF index made from a string probes a quarter of its lists; give a ready index, its nprobe set, for another
-    choice. Any HNSW graph, a ready one too, is searched with an efSearch of at least the number of candidates: FAISS
-    alone stops at its own.
+    An IVF index made from a string probes a quarter of its lists, if `search` does not say. Any HNSW graph, a ready one
+    too, is searched with an efSearch of at least the number of candidates: FAISS alone stops at its own.
 
     HNSW links encodings by inner product, as FAISS does. Linking them by distance, made equally long by one more
     coordinate, finds fewer: of Flat's best 500 on 40,000 documents 0.953 instead of 0.986 (`python -m bench
@@ -65,7 +64,9 @@ class FaissCandidates:
         if isinstance(index, str):
             if re.search(r"HNSW[01](\D|$)", index):  # FAISS crashes on these
                 raise ValueError(f"candidates: expected at least 2 links per node in HNSW, got {index!r}")
-            if re.search(r"HNSW\d*(,|_|_\d+\+)PQ", index):  # the first two are L2 only; training the third never ends
+            if re.search(
+                r"(?<!_)HNSW\d*(,|_|_\d+\+)PQ", index
+            ):  # the first two are L2 only; training the third never ends
                 raise ValueError(f"candidates: expected HNSW without PQ, which FAISS links by L2 only, got {index!r}")
             try:
                 made = faiss.index_factory(dim, index, faiss.METRIC_INNER_PRODUCT)
@@ -82,7 +83,12 @@ class FaissCandidates:
             _widen(made)
         elif isinstance(index, faiss.Index):
             # What is still empty will be filled: in a copy, so that the caller's can serve again.
-            made = faiss.clone_index(index) if index.ntotal == 0 else index
+            try:
+                made = faiss.clone_index(index) if index.ntotal == 0 else index
+            except RuntimeError as error:
+                raise ValueError(
+                    f"candidates: FAISS cannot copy an empty {type(index).__name__}, fill it first: {_cause(error)}"
+                ) from None
             self.description = type(index).__name__
         else:
             raise TypeError(
@@ -111,8 +117,10 @@ class FaissCandidates:
     @property
     def num_lists(self) -> int | None:
         """Inverted lists, None if there are no such."""
-        ivf = faiss.try_extract_index_ivf(self._index)
-        return None if ivf is None else int(ivf.nlist)
+        inner = self._index
+        while (wrapped := _inside(inner)) is not None:
+            inner = wrapped
+        return int(inner.nlist) if isinstance(inner, faiss.IndexIVF) else None
 
     @property
     def most_training(self) -> int | None:
@@ -142,8 +150,15 @@ class FaissCandidates:
             # machine two take thirty times as long as one (512 codebooks of 16 levels: 93 s and 3 s).
             num_threads = 1
             encodings = encodings[spread(len(encodings), self.most_training)]
-        with self._translated(f"train on {len(encodings)} encodings"), _faiss_threads(num_threads):
-            self._index.train(encodings)
+        with self._translated(f"train on {len(encodings)} encodings"):
+            if isinstance(self._index, faiss.IndexIVFPQFastScan):
+                # Its lists first, on all threads, then its codebooks, on one.
+                with _faiss_threads(num_threads):
+                    level_1: Any = self._index  # a part of it that FAISS's stubs do not know
+                    level_1.train_q1(len(encodings), faiss.swig_ptr(encodings), False, self._index.metric_type)
+                num_threads = 1
+            with _faiss_threads(num_threads):
+                self._index.train(encodings)
 
     def add(self, encodings: NDArray[np.float32], num_threads: int, rows: NDArray[np.int64] | None = None) -> None:
         """Append encodings, shape (n, dim); they become the next rows, or these, inserted in the order given."""
@@ -293,7 +308,7 @@ def _search_parameters(index: Any, num_candidates: int, nprobe: int | None) -> A
     at, fewer than wanted or not.
     """
     if isinstance(index, faiss.IndexHNSW):
-        return _parameters("SearchParametersHNSW", efSearch=max(index.hnsw.efSearch, num_candidates))
+        return _looking_at(index.hnsw, num_candidates)
     if isinstance(index, faiss.IndexIVF):
         return _probing_parameters(index, nprobe)
     inner = _inside(index)
@@ -313,10 +328,20 @@ def _probing_parameters(index: Any, nprobe: int | None) -> Any:
         return None
     nprobe = min(nprobe, int(index.nlist))
     quantizer = faiss.downcast_index(index.quantizer)
-    if not isinstance(quantizer, faiss.IndexHNSW):
-        return _parameters("SearchParametersIVF", nprobe=nprobe)
-    wide = _parameters("SearchParametersHNSW", efSearch=max(quantizer.hnsw.efSearch, nprobe))
-    return _parameters("SearchParametersIVF", nprobe=nprobe, quantizer_params=wide)
+    own = {"nprobe": nprobe, "max_codes": index.max_codes}
+    if isinstance(quantizer, faiss.IndexHNSW):
+        own["quantizer_params"] = _looking_at(quantizer.hnsw, nprobe)
+    return _parameters("SearchParametersIVF", **own)
+
+
+def _looking_at(graph: Any, num_nodes: int) -> Any:
+    """Return the graph's own parameters, but for an efSearch of at least so many."""
+    return _parameters(
+        "SearchParametersHNSW",
+        efSearch=max(graph.efSearch, num_nodes),
+        check_relative_distance=graph.check_relative_distance,
+        bounded_queue=graph.search_bounded_queue,
+    )
 
 
 def _parameters(kind: str, **values: Any) -> Any:

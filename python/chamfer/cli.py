@@ -137,7 +137,13 @@ def index(
         num_threads=threads,
         progress=sys.stderr.isatty(),
     )
-    print_facts(_out, built.stats() | {"build_seconds": time.perf_counter() - begin}, json_)
+    facts = built.stats() | {"build_seconds": time.perf_counter() - begin}
+    report = built.tuning_report
+    if report is not None:
+        facts |= {f"recall@{report.k}": report.points[report.chosen].recall, "target_reached": report.reached}
+        if not report.reached:
+            _err.print(f"the target recall of {target_recall:g} was not reached", highlight=False)
+    print_facts(_out, facts, json_)
 
 
 @_command
@@ -157,13 +163,13 @@ def tune(
     opened = chamfer.Index.open(folder)
     given = _read_queries(queries)[0]
     report = opened.tune(given, target_recall, k, num_threads=threads, progress=sys.stderr.isatty())
-    opened.save(folder)
-    if picture is not None:
-        report.picture(picture)
     if json_:
         print_json(report)
     else:
         _out.print(str(report), markup=False, highlight=False, soft_wrap=True)
+    opened.save(folder)
+    if picture is not None:
+        report.picture(picture)
 
 
 @_command

@@ -41,8 +41,8 @@ def compare_with_exact(
         advance: called with the share of the work done since the last call; the shares add up to 1.
 
     Returns:
-        A row per kind of search, the exact one first: "candidates" ("exact" or the number), "recall@k", the judged
-        measures, and median milliseconds by stage ("encode ms", "total ms", ...).
+        A row per kind of search, the exact one first: "candidates" ("exact", "as tuned" if the index has settings, or
+        the number), "recall@k", the judged measures, and median milliseconds by stage ("encode ms", "total ms", ...).
 
     Raises:
         ModuleNotFoundError: qrels are given and ir-measures is not installed.
@@ -53,7 +53,10 @@ def compare_with_exact(
     if refused:
         raise ValueError(f"num_candidates: expected at least k = {k}, got {refused[0]}")
     search = partial(_search, index, queries, k, num_threads)
-    searches = {"exact": partial(search, exact=True)} | {str(n): partial(search, num_candidates=n) for n in tried}
+    searches = {"exact": partial(search, exact=True)}
+    if index.settings.num_candidates is not None:
+        searches["as tuned"] = search
+    searches |= {str(n): partial(search, num_candidates=n) for n in tried}
     steps = len(searches) * len(queries)
     measured = measure_searches(searches, len(queries), advance=lambda: advance(1 / steps))
     names = range(len(queries)) if query_ids is None else query_ids

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import time
@@ -36,6 +37,9 @@ _DEFAULT_NUM_CANDIDATES = 500
 _DEFAULT_CANDIDATES_PER_RESULT = 10
 
 _MAPPED = frozenset({"vectors.npy"})
+
+# Candidates fetched at a time where there are empty documents to drop: 50 MB.
+_FETCHED_AT_A_TIME = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ class Index:
             path: folder to save the index in, see `save`.
             reducer: makes one vector of a document; the index keeps a copy, fitted to documents and queries if
                 the reducer needs `fit` and has not had it. "learned" is a LearnedReducer of a size for this collection,
-                "fde" is FixedDimensionalEncoder(dim), "auto" the former from 1,000 documents on, the latter below.
+                "fde" is FixedDimensionalEncoder(dim), "auto" the former from 500 documents on, the latter below.
             candidates: a FAISS factory string, or a FAISS index of metric inner product, empty or filled in order.
                 "auto" scans encodings with FAISS: learned ones in 4 bits a number ("PQ512x4fs"), others in 8 ("SQ8") up
                 to 20,000 documents, with inverted lists beyond.
@@ -169,12 +173,13 @@ class Index:
         """Write the index to a folder, replacing an index there in one step; readers of the old one keep it.
 
         To the folder that it was opened from or saved to last, only `settings` are written: nothing else can change.
+        If another index was saved there in the meantime, that one stays.
 
         Args:
             path: a folder: new, empty, or holding an index.
 
         Raises:
-            FileExistsError: the folder holds something else.
+            FileExistsError: the folder holds something else, or an index that was saved there since this one was.
             LockedIndexError: another save to this folder is under way.
             OSError: the disk is full or not writable; an index that was there is still there.
         """
@@ -195,7 +200,8 @@ class Index:
                 "candidates.faiss": self._candidates.save,
                 **code_writers(self._cascade),
             },
-            self._generation if self._path == folder else None,
+            generation_read=self._generation if self._path == folder else None,
+            mapped=_MAPPED,
         )
         self._path = folder
 
@@ -265,6 +271,8 @@ class Index:
                 f"settings: expected {num_budgets} budgets, one for each stage but the last, "
                 f"got {len(settings.budgets)}"
             )
+        if settings.nprobe is not None and self._candidates.num_lists is None:
+            raise ValueError(f"settings: expected nprobe=None, since {self._candidates.description!r} has no lists")
         self._settings = settings
 
     # ── search ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -284,8 +292,9 @@ class Index:
         Args:
             queries: a collection of queries of the index's dim; one 2-D array is one query.
             k: documents to return per query, at least 1.
-            num_candidates: documents to rerank per query, at least k; more: better recall, slower. None means the
-                index's `settings` as a whole, or else 500, or 10 k if that is more.
+            num_candidates: documents to rerank per query, at least k, with the defaults of all other settings but
+                `nprobe`; more: better recall, slower. None means the index's `settings` as a whole, or else 500, or
+                10 k if that is more.
             exact: score every document by MaxSim and skip the candidates: the answer that the others approximate.
             carving_threshold: rerank with queries shortened by `ball_carving` at this threshold; faster, scores
                 approximate. None reranks with all query tokens.
@@ -315,9 +324,9 @@ class Index:
             return SearchResult(self._ids_of(rows), scores, timings, {"exact": _most_found(rows)})
         settings = self._settings
         if num_candidates is not None:
-            settings = SearchSettings(num_candidates)
+            settings = SearchSettings(num_candidates, nprobe=settings.nprobe)
         elif settings.k is not None and k > settings.k:
-            settings = SearchSettings()
+            settings = SearchSettings(nprobe=settings.nprobe)
         return self._search(query_vectors, k, settings, carving_threshold, threads)
 
     def tune(
@@ -366,8 +375,11 @@ class Index:
 
     @property
     def reducer(self) -> Reducer:
-        """What makes one vector of a document; `stats` of a learned one tells when documents have drifted."""
-        return self._reducer
+        """What makes one vector of a document; `stats` of a learned one tells when documents have drifted.
+
+        A copy: to fit it anew does not change the index, whose encodings are there already.
+        """
+        return copy.copy(self._reducer)
 
     def _check_queries(self, queries: TokenVectorsLike) -> TokenVectors:
         query_vectors = as_token_vectors(queries, "queries")
@@ -434,15 +446,22 @@ class Index:
     def _find_candidates(
         self, encodings: NDArray[np.float32], width: int, num_threads: int, nprobe: int | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        if not self._num_empty:
+            return self._candidates.search(encodings, width, num_threads, nprobe)
         # Encodings of empty documents are zero, which beats negative scores: as many more are fetched, then dropped.
         num_fetched = min(width + self._num_empty, len(self))
-        scores, rows = self._candidates.search(encodings, num_fetched, num_threads, nprobe)
-        if self._num_empty:
-            offsets = self._documents.offsets
-            lost = (rows >= 0) & (offsets[rows] == offsets[rows + 1])
-            scores[lost], rows[lost] = -np.inf, -1
-            order = np.argsort(rows < 0, axis=1, kind="stable")[:, :width]
-            scores, rows = np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+        scores = np.empty((len(encodings), width), np.float32)
+        rows = np.empty((len(encodings), width), np.int64)
+        offsets = self._documents.offsets
+        batch = max(1, _FETCHED_AT_A_TIME // num_fetched)
+        for begin in range(0, len(encodings), batch):
+            part = slice(begin, begin + batch)
+            some_scores, some = self._candidates.search(encodings[part], num_fetched, num_threads, nprobe)
+            lost = (some >= 0) & (offsets[some] == offsets[some + 1])
+            some_scores[lost], some[lost] = -np.inf, -1
+            order = np.argsort(some < 0, axis=1, kind="stable")[:, :width]
+            scores[part] = np.take_along_axis(some_scores, order, 1)
+            rows[part] = np.take_along_axis(some, order, 1)
         return scores, rows
 
     # ── inspect ───────────────────────────────────────────────────────────────────────────────────────────────────────

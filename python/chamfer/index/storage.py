@@ -61,14 +61,17 @@ def write(
     path: Path,
     settings: Mapping[str, Any],
     writers: Mapping[str, Callable[[Path], None]],
-    generation_read: str | None = None,
+    *,
+    generation_read: str | None,
+    mapped: frozenset[str],
 ) -> str:
     """Save a generation, and return its name: each writer gets the path of its file.
 
-    If `generation_read` is still the folder's generation, its files are what they were: settings alone are written.
+    If `generation_read`, what the caller has from this folder, is still there and whole, as `read` checks it with
+    `mapped`, settings alone are written.
 
     Raises:
-        FileExistsError: the folder holds something that is no index.
+        FileExistsError: the folder holds something that is no index, or another generation than the one read.
         LockedIndexError: another save is under way.
     """
     refuse_foreign(path)
@@ -76,7 +79,12 @@ def write(
     with locked_file(path / _LOCK):
         if generation_read is not None and (path / _MANIFEST).exists():
             manifest = _read_manifest(path)
-            if manifest["generation"] == generation_read and manifest["version"] == FORMAT_VERSION:
+            if manifest["generation"] != generation_read:
+                raise FileExistsError(
+                    f"{path}: holds another index, saved since this one was opened or saved; "
+                    "open that one, or save this one to another folder"
+                )
+            if manifest["version"] == FORMAT_VERSION and _is_whole(path / generation_read, manifest["files"], mapped):
                 _write_manifest(path, manifest | {"settings": dict(settings)})
                 return generation_read
         generation = path / f"g-{secrets.token_hex(6)}"
@@ -189,6 +197,14 @@ def _check_files(generation: Path, files: Mapping[str, Any], verify: bool, mappe
             raise CorruptIndexError(
                 f"{file}: missing; restore the folder from a copy or build the index again"
             ) from None
+
+
+def _is_whole(generation: Path, files: Mapping[str, Any], mapped: frozenset[str]) -> bool:
+    try:
+        _check_files(generation, files, verify=False, mapped=mapped)
+    except (CorruptIndexError, OSError):
+        return False
+    return True
 
 
 def _text_hash(text: str) -> str:

@@ -46,18 +46,11 @@ _LEAST_GAIN = 0.001
 _CANDIDATES_LOSE = (0.2, 1.0)
 
 _NUM_POINTS = 7
+_MOST_TRIED = 6  # settings, in search of one that is measured to reach the target
 
 _NUM_FOLDS = 10
 _MOST_LUCK = 0.03
 _LUCK_STEP = 0.0005
-
-
-class _Ranked(NamedTuple):
-    """What a stage makes of the documents that reach it: scores, ranks, and the score of each query's k-th."""
-
-    scores: NDArray[np.float32]
-    ranks: NDArray[np.int64]
-    kth: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -81,43 +74,54 @@ class _Simulation:
     scores: list[NDArray[np.float32]]
     errors: list[NDArray[np.float64]]
     ends_exact: bool
-    _kept: dict[int, _Ranked] = field(default_factory=dict, repr=False)
+    _kept: dict[int, tuple[NDArray[np.int64], NDArray[np.float32]]] = field(default_factory=dict, repr=False)
 
     def recalls(
         self, num_candidates: int, budgets: Sequence[int], margin: float
     ) -> tuple[NDArray[np.float64], list[float]]:
         """Return the recall of each query, and the mean number of documents that each stage scores."""
-        alive = self.rows[:, :num_candidates] >= 0
+        if not self.scores:
+            alive = self.rows[:, :num_candidates] >= 0
+            return self._shares((alive & self.wanted[:, :num_candidates]).sum(axis=1)), [
+                float(alive.sum(axis=1).mean())
+            ]
         widths = []
+        columns, scores = self._first_stage(num_candidates)
         for stage in range(len(self.scores)):
-            widths.append(float(alive.sum(axis=1).mean()))
+            if stage > 0:
+                columns, scores = self._ranked(stage, columns, np.isfinite(scores))
+            widths.append(float(np.isfinite(scores).sum(axis=1).mean()))
             is_last = stage == len(self.scores) - 1 and not self.ends_exact
-            ranked = self._first_stage(num_candidates) if stage == 0 else self._ranked(stage, alive)
-            alive = alive & (ranked.ranks < (self.k if is_last else max(self.k, budgets[stage])))
-            if not is_last and np.isfinite(margin):
-                alive &= ranked.scores >= (ranked.kth - margin * self.errors[stage])[:, None]
+            kept = self.k if is_last else max(self.k, budgets[stage])
+            columns, scores = columns[:, :kept], scores[:, :kept]
+            if not is_last and np.isfinite(margin) and scores.shape[1] >= self.k:
+                least = scores[:, self.k - 1].astype(np.float64) - margin * self.errors[stage]
+                scores = np.where(scores >= least[:, None], scores, np.float32(-np.inf))
+        alive = np.isfinite(scores)
         if self.ends_exact:
             widths.append(float(alive.sum(axis=1).mean()))
-        found = (alive & self.wanted[:, :num_candidates]).sum(axis=1)
-        return found / np.maximum(self.num_wanted, 1), widths
+        return self._shares((alive & np.take_along_axis(self.wanted, columns, axis=1)).sum(axis=1)), widths
 
-    def _first_stage(self, num_candidates: int) -> _Ranked:
+    def _shares(self, found: NDArray[np.int64]) -> NDArray[np.float64]:
+        return found / np.maximum(self.num_wanted, 1)
+
+    def _first_stage(self, num_candidates: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return what the first stage makes of so many candidates, kept for the next setting: many have as many."""
         if num_candidates not in self._kept:
             self._kept.clear()
-            self._kept[num_candidates] = self._ranked(0, self.rows[:, :num_candidates] >= 0)
+            alive = self.rows[:, :num_candidates] >= 0
+            everything = np.broadcast_to(np.arange(num_candidates), alive.shape)
+            self._kept[num_candidates] = self._ranked(0, everything, alive)
         return self._kept[num_candidates]
 
-    def _ranked(self, stage: int, alive: NDArray[np.bool_]) -> _Ranked:
-        scores = np.where(alive, self.scores[stage][:, : alive.shape[1]], np.float32(-np.inf))
+    def _ranked(
+        self, stage: int, columns: NDArray[np.int64], alive: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return columns of candidates, best first, and their scores; -inf where they are not alive."""
+        scores = np.where(alive, np.take_along_axis(self.scores[stage], columns, axis=1), np.float32(-np.inf))
         # Ties go to the lower row in a search; here, to the earlier candidate: no matter for a mean.
         order = np.argsort(-scores, axis=1, kind="stable")
-        ranks = np.empty_like(order)
-        np.put_along_axis(ranks, order, np.arange(order.shape[1])[None], axis=1)
-        kth = np.full(len(scores), -np.inf)
-        if order.shape[1] >= self.k:
-            kth = np.take_along_axis(scores, order[:, self.k - 1 : self.k], axis=1)[:, 0].astype(np.float64)
-        return _Ranked(scores, ranks, kth)
+        return np.take_along_axis(columns, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
 
 def check_recall(target_recall: float) -> float:
@@ -154,11 +158,13 @@ def tune(
     encodings = index._reducer.encode_queries(queries, num_threads=num_threads)
     nprobes = _nprobes(index)
     tried: list[_Tried] = []
+    costs: list[float] = []
     with progress_bar(len(nprobes), "try settings", progress, unit="nprobe") as advance:
         for nprobe in nprobes:
             simulation, grid = _simulate(index, cascade, queries, encodings, exact, target_recall, nprobe, num_threads)
-            seconds = _candidate_seconds(index, encodings, grid[-1], nprobe)
-            tried += _try_all(simulation, grid, _costs(cascade, queries, simulation), seconds, nprobe)
+            costs = costs or _costs(cascade, queries, simulation)
+            seconds = [_candidate_seconds(index, encodings, number, nprobe) for number in (grid[0], grid[-1])]
+            tried += _try_all(simulation, grid, costs, seconds, nprobe)
             advance(1)
     tried.sort(key=lambda one: (one.seconds, -one.recalls.mean()))
     settled = _frontier(tried)
@@ -166,26 +172,31 @@ def tune(
     wanted = _cross_validated(tried, target_recall)
     chosen = next((i for i, mean in enumerate(means) if mean >= wanted), len(settled) - 1)
     timed = spread(len(queries), _TIMED_QUERIES)
-    shown = set(spread(len(settled), _NUM_POINTS).tolist())
+    # A narrow search may find others than a wide one that is cut, and a little fewer: then a few more are tried.
+    dearer = spread(len(settled) - chosen, _MOST_TRIED) + chosen
+    shown = sorted({chosen, *spread(len(settled), _NUM_POINTS).tolist()})
     measured: dict[int, TuningPoint] = {}
-    with progress_bar(len(shown | {chosen}), "measure settings", progress, unit="setting") as advance:
-        while True:
-            for i in (shown | {chosen}) - measured.keys():
+    with progress_bar(len(shown), "measure settings", progress, unit="setting") as advance:
+        for i in shown:
+            measured[i] = _measure(index, queries, exact, settled[i], timed, num_threads)
+            advance(1)
+        for i in dearer.tolist():
+            if i not in measured:
                 measured[i] = _measure(index, queries, exact, settled[i], timed, num_threads)
-                advance(1)
-            # A narrow search may find others than a wide one that is cut: a little fewer, too.
-            if measured[chosen].recall >= target_recall or chosen == len(settled) - 1:
+            if measured[i].recall >= target_recall:
+                kept = measured[i]
                 break
-            chosen += 1
-    points = [measured[i] for i in sorted(measured)]
+        else:
+            kept = max(measured.values(), key=lambda point: point.recall)
+    points = sorted(measured.values(), key=lambda point: (point.recall, point.milliseconds))
     exact_seconds = [
         _seconds(lambda: index.search(queries.select([row]), k, exact=True, num_threads=1))  # noqa: B023
         for row in timed[:8].tolist()
     ]
-    kept = sorted(measured).index(chosen)
-    reached = points[kept].recall >= target_recall
+    reached = kept.recall >= target_recall
     milliseconds = float(np.median(exact_seconds)) * 1e3
-    return TuningReport(target_recall, k, len(queries), tuple(points), kept, reached, milliseconds)
+    chosen = points.index(kept)
+    return TuningReport(target_recall, k, len(queries), tuple(points), chosen, reached, milliseconds)
 
 
 def _exact_rows(
@@ -293,8 +304,9 @@ class _Tried(NamedTuple):
 
 
 def _try_all(
-    simulation: _Simulation, grid: list[int], costs: list[float], candidate_seconds: float, nprobe: int | None
+    simulation: _Simulation, grid: list[int], costs: list[float], candidate_seconds: list[float], nprobe: int | None
 ) -> list[_Tried]:
+    """Return all settings; `candidate_seconds` are those of the fewest and of the most candidates."""
     k, num_budgets = simulation.k, len(costs) - 1
     choices = sorted({int(np.ceil(part * k)) for part in _PARTS_OF_K}) if num_budgets else [k]
     found = []
@@ -304,7 +316,8 @@ def _try_all(
         # Each stage is finer than the one before, and hands on less.
         budgets = tuple(max(k, budget // 2**i) for i in range(num_budgets))
         recalls, widths = simulation.recalls(number, budgets, margin)
-        seconds = candidate_seconds + sum(width * cost for width, cost in zip(widths, costs, strict=True))
+        seconds = float(np.interp(number, (grid[0], grid[-1]), candidate_seconds))
+        seconds += sum(width * cost for width, cost in zip(widths, costs, strict=True))
         settings = SearchSettings(max(number, k), budgets or None, margin if num_budgets else None, k, nprobe)
         found.append(_Tried(settings, recalls, seconds, widths))
     return found
@@ -356,7 +369,7 @@ def _measure(
     rows = index._rows_of(found.ids)
     hits = [np.isin(mine[mine >= 0], wanted).sum() for mine, wanted in zip(rows, exact, strict=True)]
     recalls = np.array(hits) / np.maximum((exact >= 0).sum(axis=1), 1)
-    half = 1.96 * float(recalls.std(ddof=1 if len(recalls) > 1 else 0)) / len(recalls) ** 0.5
+    low, high = _interval(recalls)
     seconds, stages = [], []
     for row in timed.tolist():
         query = queries.select([row])
@@ -369,12 +382,25 @@ def _measure(
     return TuningPoint(
         settings,
         float(recalls.mean()),
-        max(0.0, float(recalls.mean()) - half),
-        min(1.0, float(recalls.mean()) + half),
+        low,
+        high,
         float(np.median(seconds)) * 1e3,
         {name: float(np.median([each[name] for each in stages])) * 1e3 for name in names},
         {f"rerank {name}": width for name, width in zip(index._cascade.names, tried.num_scored, strict=True)},
     )
+
+
+def _interval(recalls: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of shares, by Wilson: of few, or of equal ones, it is no point.
+
+    Shares vary less than a yes or no of the same mean does: by so much more each of them counts.
+    """
+    n, mean = len(recalls), float(recalls.mean())
+    variance = float(recalls.var(ddof=1)) if n > 1 else 0.0
+    worth = n * max(1.0, mean * (1 - mean) / variance) if variance > 0 else float(n)
+    z = 1.96**2 / worth
+    centre, half = (mean + z / 2) / (1 + z), (z * (mean * (1 - mean) + z / 4)) ** 0.5 / (1 + z)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _some(items: TokenVectors, size: int) -> NDArray[np.int64]:

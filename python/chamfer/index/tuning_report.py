@@ -17,8 +17,8 @@ class TuningPoint:
     Attributes:
         settings: of the search.
         recall: the mean share of the exact top k that is found.
-        low, high: `recall` less and plus 1.96 standard errors of that mean. Of the kept point it is a little narrow,
-            since this point was chosen by the same queries.
+        low, high: the 95 % interval of that mean (Wilson's, for as many yes or no as vary like these recalls). Of the
+            kept point it is a little narrow, since this point was chosen by the same queries.
         milliseconds: median time of a query on one thread, searched alone.
         stages: median milliseconds by stage.
         num_scored: mean number of documents that each stage scores.

@@ -125,7 +125,7 @@ class LearnedReducer:
                 dims is 0.04 lower on SciFact.
             memory_budget: bytes for the work, beside matrices of 16 num_features² + 4 num_features · num_documents
                 bytes (by default 300 MB to 540 MB), codes of the documents that are looked at (a byte per number) and,
-                of more than 16,384 documents, a copy of these.
+                of more than 16,384 documents, a copy of these. More than 2 GB are not used.
             num_threads: threads to use; None means the CPUs of this process. NumPy's products take those of its BLAS,
                 which may change the last bits.
             progress: show a progress bar (needs tqdm: pip install "chamfer[cli]").

@@ -25,6 +25,7 @@ _NUM_COMPONENTS = 256
 _VALIDATION_SHARE = 0.1
 _PATIENCE = 5
 
+_FEWEST_SAMPLES = 64  # passages of 8: with fewer there may be nothing to hold out
 _BATCH_SETS = 16  # some 200 vectors
 _WARM_UP = 50  # batches
 
@@ -110,7 +111,8 @@ def fit_features(
     check_positive_int(epochs, "epochs")
     if check_positive_int(num_targets, "num_targets") < 2:
         raise ValueError(f"num_targets: expected at least 2, got {num_targets}")
-    check_positive_int(num_samples, "num_samples")
+    if check_positive_int(num_samples, "num_samples") < _FEWEST_SAMPLES:
+        raise ValueError(f"num_samples: expected at least {_FEWEST_SAMPLES}, got {num_samples}")
     regression.check_seed(seed)
     threads = resolve_num_threads(num_threads)
     rows = np.flatnonzero(collection.lengths)
