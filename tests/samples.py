@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from chamfer import TokenVectors
+from chamfer import RecurrentBinarizer, TokenVectors
+from chamfer.recurrent import array_shapes
 
 
 def unit_vectors(rng, num_tokens, dim):
@@ -32,6 +33,16 @@ def off_centre_collection(rng, lengths, dtype=np.float32, dim=24):
     vectors = rng.standard_normal((sum(lengths), dim)) + 1.5
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return TokenVectors(vectors.astype(dtype), np.concatenate([[0], np.cumsum(lengths)]))
+
+
+def random_binarizer(dim=12, output_dimension=20, loops=1, seed=0, **parameters):
+    """A binarizer of random networks with 9 hidden units."""
+    rng = np.random.default_rng(seed)
+    shapes = array_shapes(dim, output_dimension, loops, 9)
+    arrays = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    sizes = {"dim": dim, "output_dimension": output_dimension, "loops": loops}
+    defaults = {"searches": [], "query_scale": 1.5, "has_scales": True}
+    return RecurrentBinarizer._of(sizes | defaults | parameters, arrays)
 
 
 def read_npz(path):

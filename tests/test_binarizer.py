@@ -9,21 +9,11 @@ import chamfer
 import reference
 from chamfer import CorruptIndexError, RecurrentBinarizer, RecurrentCodes, hamming_topk, recurrent, sdc_topk
 from chamfer._archives import read_archive, write_archive
-from chamfer.recurrent import array_shapes
+from samples import random_binarizer
 
 FORMAT = "chamfer.RecurrentBinarizer"
 LOOPS = [0, 1, 2, 3]
 GOLDEN = Path(__file__).parent / "data" / "binarizer_v1"
-
-
-def random_binarizer(dim=12, output_dimension=20, loops=1, seed=0, **parameters):
-    """A binarizer of random networks with 9 hidden units."""
-    rng = np.random.default_rng(seed)
-    shapes = array_shapes(dim, output_dimension, loops, 9)
-    arrays = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
-    sizes = {"dim": dim, "output_dimension": output_dimension, "loops": loops}
-    defaults = {"searches": [], "query_scale": 1.5, "has_scales": True}
-    return RecurrentBinarizer._of(sizes | defaults | parameters, arrays)
 
 
 def vectors(n, dim=12, seed=1):

@@ -189,6 +189,24 @@ def test_levels_and_scales_that_do_not_fit_are_refused(levels, bits, scales, err
         RecurrentCodes.from_levels(levels, bits, scales)
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_codes_that_follow_others_and_some_of_them_are_those_of_their_levels(bits):
+    rng = np.random.default_rng(0)
+    for size in SIZES:
+        for more in SIZES:
+            levels, scales = random_levels(rng, size + more, 11, bits), rng.standard_normal(size + more, np.float32)
+            whole = RecurrentCodes.from_levels(levels, bits, scales)
+            first = RecurrentCodes.from_levels(levels[:size], bits, scales[:size])
+            first.fingerprint = "f"
+            joined = first._followed_by(RecurrentCodes.from_levels(levels[size:], bits, scales[size:]))
+            assert_same((joined._packed, joined.scales), (whole._packed, whole.scales))
+            assert (len(joined), joined.fingerprint) == (size + more, "f")
+            rows = rng.permutation(size + more)[:size]
+            some = joined._select(rows)
+            assert_same((some.levels(), some.scales), (levels[rows], scales[rows]))
+            assert some.fingerprint == "f"
+
+
 # ── SDC ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

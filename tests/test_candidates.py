@@ -208,7 +208,7 @@ def test_bad_orders_are_refused(documents):
     encoder = ch.FixedDimensionalEncoder(documents.dim).fit(documents)
     ready = faiss.IndexFlatIP(encoder.output_dimension)
     ready.add(encoder.encode_documents(documents))
-    with pytest.raises(ValueError, match="insertion_order: expected 'input', since the FAISS index is filled already"):
+    with pytest.raises(ValueError, match="insertion_order: expected 'input', since candidates are filled already"):
         ch.Index.build(documents, reducer=encoder, candidates=ready, insertion_order="random")
 
 
@@ -246,3 +246,69 @@ def test_an_empty_index_that_faiss_cannot_copy_is_named():
     )
     with pytest.raises(ValueError, match="candidates: FAISS cannot copy an empty IndexIVFIndependentQuantizer"):
         FaissCandidates(index, 8)
+
+
+# ── removal ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("rows_given", [False, True])
+@pytest.mark.parametrize(
+    "description", ["Flat", "SQ8", "IVF8,Flat", "PCA16,Flat", "PCA16,IVF8,SQ8", "PQ8x4fs", "IVF8,PQ8x4fs", "IDMap,Flat"]
+)
+def test_what_is_left_after_a_removal_keeps_its_rows(tmp_path, description, rows_given, encodings, wanted):
+    candidates = FaissCandidates(description, DIM)
+    if not candidates.is_trained:
+        candidates.train(encodings, 1)
+    order = np.random.default_rng(2).permutation(2_000) if rows_given else None
+    candidates.add(encodings if order is None else encodings[order], 1, order)
+    lists = candidates.num_lists
+    scores, rows = candidates.search(wanted, 2_000, 1, lists)
+    gone = np.array([3, 999, 1_999, 4, 17, 3])
+    assert candidates.remove(gone) == 5
+    assert candidates.num_documents == 1_995
+    candidates.save(tmp_path / "candidates")
+    for one in (candidates, FaissCandidates.load(tmp_path / "candidates", DIM, description)):
+        left_scores, left = one.search(wanted, 1_995, 1, lists)
+        for query in range(len(wanted)):
+            staying = ~np.isin(rows[query], gone)
+            np.testing.assert_array_equal(np.sort(left[query]), np.sort(rows[query][staying]))
+            np.testing.assert_allclose(left_scores[query], scores[query][staying], rtol=1e-5, atol=1e-5)
+        assert one.remove(gone) == 0
+        one.remove(np.arange(100))
+        assert one.num_documents == 1_898
+
+
+@pytest.mark.parametrize("description", ["Flat", "IVF8,Flat"])
+def test_what_comes_after_a_removal_follows_the_highest_row(tmp_path, description, encodings):
+    candidates = filled(description, encodings[:500])
+    candidates.remove(np.array([5, 499]))
+    candidates.save(tmp_path / "candidates")
+    candidates.add(encodings[500:510], 1)
+    found = candidates.search(encodings[500:510], 1, 1, candidates.num_lists)[1][:, 0]
+    again = FaissCandidates.load(tmp_path / "candidates", DIM, description)  # 498 is the highest that it knows of
+    again.add(encodings[500:510], 1)
+    others = candidates.search(encodings[500:510], 510, 1, candidates.num_lists)[1]
+    assert set(others[0].tolist()) - {-1} == set(range(510)) - {5, 499}
+    assert set(again.search(encodings[:1], 510, 1, candidates.num_lists)[1][0].tolist()) - {-1} == set(range(509)) - {5}
+    assert (found >= 0).all()
+    candidates.add(encodings[:2], 1, np.array([5, 499]))
+    assert candidates.num_documents == 510
+
+
+@pytest.mark.parametrize("description", ["HNSW16", "PCA16,HNSW16", "SQ8,RFlat"])
+def test_where_faiss_cannot_remove_it_says_so(description, encodings, wanted):
+    candidates = filled(description, encodings)
+    before = candidates.search(wanted, 20, 1)
+    with pytest.raises(ValueError, match=f"candidates: FAISS cannot remove encodings with '{description}': remove_ids"):
+        candidates.remove(np.array([1]))
+    for one, other in zip(before, candidates.search(wanted, 20, 1), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_ready_index_is_not_changed_by_being_wrapped(encodings, wanted):
+    ready = faiss.IndexFlatIP(DIM)
+    ready.add(encodings)
+    candidates = FaissCandidates(ready, DIM)
+    assert candidates.remove(np.array([7])) == 1
+    del candidates
+    assert ready.search(wanted, 1)[1].shape == (70, 1)

@@ -394,14 +394,18 @@ def filled_index(dim: int, n: int, metric: int = faiss.METRIC_INNER_PRODUCT) -> 
         (
             {"candidates": filled_index(10240, 7)},
             ValueError,
-            "expected an empty FAISS index or one of 300 encodings, got 7",
+            "expected an empty index or one of 300 encodings, got 7",
         ),
         (
             {"candidates": filled_index(10240, 0, faiss.METRIC_L2)},
             ValueError,
             "expected a FAISS index of METRIC_INNER_PRODUCT",
         ),
-        ({"candidates": 5}, TypeError, "candidates: expected 'auto', a FAISS factory string or a FAISS index, got int"),
+        (
+            {"candidates": 5},
+            TypeError,
+            "candidates: expected 'auto', a FAISS factory string, a FAISS index or BinaryCandidates, got int",
+        ),
         (
             {"candidates": "IVF1000,Flat"},
             ValueError,

@@ -248,6 +248,24 @@ def test_damaged_files_are_named_and_refused(tmp_path, documents, name, damage):
         ch.Index.open(tmp_path, verify=True)
 
 
+@pytest.mark.parametrize("change", ["two kinds of candidates", "none", "another file"])
+def test_an_index_of_other_files_is_corrupt(tmp_path, documents, change):
+    ch.Index.build(documents.select(range(30)), path=tmp_path)
+    envelope = json.loads((tmp_path / "manifest.json").read_text())
+    manifest = json.loads(envelope["manifest"])
+    files = manifest["files"]
+    if change == "none":
+        del files["candidates.faiss"]
+    else:
+        files["notes.txt" if change == "another file" else "candidates.npz"] = files["candidates.faiss"]
+    text = json.dumps(manifest)
+    (tmp_path / "manifest.json").write_text(json.dumps({"manifest": text, "checksum": storage._text_hash(text)}))
+    with pytest.raises(
+        ch.CorruptIndexError, match=r"expected files .* and one of \['candidates.faiss', 'candidates.npz'"
+    ):
+        ch.Index.open(tmp_path)
+
+
 def test_what_is_no_index_is_not_opened(tmp_path):
     for path in (tmp_path, tmp_path / "missing"):
         with pytest.raises(FileNotFoundError, match="no index here"):

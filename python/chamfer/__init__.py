@@ -13,10 +13,12 @@ from chamfer.scoring import Alignment, maxsim, maxsim_alignment, maxsim_topk
 from chamfer.token_vectors import TokenVectors
 
 if TYPE_CHECKING:
+    from chamfer.binary_candidates import BinaryCandidates
     from chamfer.index import Index, SearchResult
 
 __all__ = [
     "Alignment",
+    "BinaryCandidates",
     "Codec",
     "CorruptIndexError",
     "FixedDimensionalEncoder",
@@ -44,11 +46,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the index on first use: it brings faiss, which takes longer to load than all the rest."""
+    """Import on first use what brings faiss, which takes longer to load than all the rest."""
     if name in ("Index", "SearchResult"):
         from chamfer import index
 
         return getattr(index, name)
+    if name == "BinaryCandidates":
+        from chamfer import binary_candidates
+
+        return binary_candidates.BinaryCandidates
     raise AttributeError(f"module 'chamfer' has no attribute {name!r}")
 
 

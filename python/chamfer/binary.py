@@ -107,6 +107,41 @@ class RecurrentCodes:
         codes._packed.flags.writeable = False
         return codes
 
+    @classmethod
+    def _of_packed(
+        cls, packed: NDArray[np.uint8], size: int, dim: int, bits: int, scales: NDArray[np.float32] | None
+    ) -> RecurrentCodes:
+        """Return codes from what another's `_packed` held; ValueError if there are not as many."""
+        codes = cls.__new__(cls)
+        codes.dim, codes.bits, codes._size = dim, bits, size
+        codes.scales = _as_scales(scales, size)
+        codes.fingerprint, codes.searches = None, ()
+        codes._packed = _cache_aligned(_core.packed_bytes(dim, bits, "integer", size))
+        codes._packed[:] = packed
+        codes._packed.flags.writeable = False
+        return codes
+
+    def _select(self, rows: NDArray[np.int64]) -> RecurrentCodes:
+        """Return the codes at these rows, in their order."""
+        scales = None if self.scales is None else self.scales[rows]
+        codes = RecurrentCodes.from_levels(self.levels()[rows], self.bits, scales)
+        codes.fingerprint, codes.searches = self.fingerprint, self.searches
+        return codes
+
+    def _followed_by(self, others: RecurrentCodes) -> RecurrentCodes:
+        """Return these codes and then others of the same dim and bits, with scales if these have them."""
+        block = 32 * self.code_size
+        num_whole = len(self) // 32  # whole blocks stay as they are
+        rest = _core.unpack_levels(self._packed[num_whole * block :], self.dim, self.bits, len(self) % 32)
+        following = np.concatenate([rest, others.levels()])
+        packed = np.empty(_core.packed_bytes(self.dim, self.bits, "integer", len(self) + len(others)), np.uint8)
+        packed[: num_whole * block] = self._packed[: num_whole * block]
+        _core.pack_levels(following, self.bits, "integer", packed[num_whole * block :])
+        scales = None if self.scales is None else np.concatenate([self.scales, others.scales])
+        codes = RecurrentCodes._of_packed(packed, len(self) + len(others), self.dim, self.bits, scales)
+        codes.fingerprint, codes.searches = self.fingerprint, self.searches
+        return codes
+
     def __len__(self) -> int:
         """Return the number of codes."""
         return self._size

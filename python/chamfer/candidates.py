@@ -1,4 +1,4 @@
-"""Candidates: single-vector search over encodings with any FAISS index. The only module that imports faiss."""
+"""Candidates: what an index asks of them, and single-vector search over encodings with any FAISS index."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import faiss
 import numpy as np
@@ -17,17 +17,8 @@ from numpy.typing import NDArray
 from chamfer._sampling import spread
 from chamfer.errors import CorruptIndexError
 
-# Queries that one FAISS call takes. Fixed, and each call runs on one thread: what a query finds cannot depend on
-# num_threads.
-_QUERIES_AT_A_TIME = 32
-
 # Encodings that a fast scan's codebooks, of 16 levels each, are fitted to.
 _FAST_SCAN_TRAINING = 2_048
-
-# A search of an HNSW graph looks at so many nodes at least (FAISS: 16). FAISS's 40 stay for building it: 200 take four
-# times as long, find 0.992 instead of 0.986 of Flat's best 500 on 40,000 documents, and fewer where encodings differ
-# much in length (0.92 instead of 0.99 of 300 where norms spread by a factor of e): more nodes seen, more links pruned.
-_EF_SEARCH = 128
 
 # FAISS shuffles what it is handed at a time: an order is kept by handing over a 50th of what is there, or so many.
 _STRETCH_SHARE = 50
@@ -38,6 +29,65 @@ _NEIGHBOURS = 20
 
 # Squared distances below this share of the encodings' mean square are those of equal ones, and rounding.
 _NO_DISTANCE = 1e-5
+
+QUERIES_AT_A_TIME = 32
+"""Queries that one FAISS call takes; each call runs on one thread: what a query finds cannot depend on num_threads."""
+
+EF_SEARCH = 128
+"""Nodes that a search of an HNSW graph looks at, or more (FAISS: 16).
+
+FAISS's 40 stay for building it: 200 take four times as long, find 0.992 instead of 0.986 of Flat's best 500 on 40,000
+documents, and fewer where encodings differ much in length (0.92 instead of 0.99 of 300 where norms spread by a factor
+of e): more nodes seen, more links pruned.
+"""
+
+
+class Candidates(Protocol):
+    """What an index asks of candidates, whose ids are document rows."""
+
+    @property
+    def description(self) -> str:
+        """What they are, in a word."""
+
+    @property
+    def num_documents(self) -> int:
+        """Encodings that are held."""
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether encodings can be added."""
+
+    @property
+    def num_lists(self) -> int | None:
+        """Inverted lists, None if there are no such."""
+
+    @property
+    def most_training(self) -> int | None:
+        """Encodings that are enough to train, None if the more the better."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that `save` writes."""
+
+    def train(self, encodings: NDArray[np.float32], num_threads: int) -> None:
+        """Fit to sample encodings, shape (n, dim)."""
+
+    def add(self, encodings: NDArray[np.float32], num_threads: int, rows: NDArray[np.int64] | None = None) -> None:
+        """Append encodings, shape (n, dim); they become the next rows, or these, inserted in the order given."""
+
+    def remove(self, rows: NDArray[np.int64]) -> int:
+        """Take out the encodings of these rows, and return how many there were; the others keep their rows."""
+
+    def holds(self, encodings: NDArray[np.float32], rows: NDArray[np.int64]) -> bool:
+        """Whether these encodings, taken at these rows, find themselves."""
+
+    def search(
+        self, encodings: NDArray[np.float32], num_candidates: int, num_threads: int, nprobe: int | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return scores, the higher the better, and rows, (num_queries, num_candidates); -inf and -1 fill the end."""
+
+    def save(self, path: Path) -> None:
+        """Write all to one file."""
 
 
 class FaissCandidates:
@@ -59,6 +109,8 @@ class FaissCandidates:
         TypeError: neither a string nor a FAISS index.
         ValueError: FAISS does not know the string, or the index has another dim or metric.
     """
+
+    _next_row: int | None = None  # of the next encoding; None until it is looked up
 
     def __init__(self, index: Any, dim: int) -> None:
         if isinstance(index, str):
@@ -92,7 +144,8 @@ class FaissCandidates:
             self.description = type(index).__name__
         else:
             raise TypeError(
-                f"candidates: expected 'auto', a FAISS factory string or a FAISS index, got {type(index).__name__}"
+                "candidates: expected 'auto', a FAISS factory string, a FAISS index or BinaryCandidates, "
+                f"got {type(index).__name__}"
             )
         if made.d != dim:
             raise ValueError(f"candidates: expected a FAISS index of {dim} dims (the reducer's), got {made.d}")
@@ -153,30 +206,42 @@ class FaissCandidates:
         with self._translated(f"train on {len(encodings)} encodings"):
             if isinstance(self._index, faiss.IndexIVFPQFastScan):
                 # Its lists first, on all threads, then its codebooks, on one.
-                with _faiss_threads(num_threads):
+                with faiss_threads(num_threads):
                     level_1: Any = self._index  # a part of it that FAISS's stubs do not know
                     level_1.train_q1(len(encodings), faiss.swig_ptr(encodings), False, self._index.metric_type)
                 num_threads = 1
-            with _faiss_threads(num_threads):
+            with faiss_threads(num_threads):
                 self._index.train(encodings)
 
     def add(self, encodings: NDArray[np.float32], num_threads: int, rows: NDArray[np.int64] | None = None) -> None:
         """Append encodings, shape (n, dim); they become the next rows, or these, inserted in the order given."""
-        with self._translated("add encodings"), _faiss_threads(num_threads):
-            if rows is None:
+        if self._next_row is None:
+            self._next_row = _row_after(self._index)
+        with self._translated("add encodings"), faiss_threads(num_threads):
+            if rows is not None:
+                self._index = _keeping_ids(self._index)
+                add_in_order(self._index, encodings, rows)
+            elif self._next_row == self._index.ntotal and not isinstance(self._index, faiss.IndexIDMap):
                 self._index.add(encodings)
-            else:
-                self._add_in_order(encodings, rows)
+            else:  # some were removed, or came with rows
+                self._index.add_with_ids(encodings, np.arange(self._next_row, self._next_row + len(encodings)))
+        after = self._next_row + len(encodings) if rows is None else int(rows.max(initial=-1)) + 1
+        self._next_row = max(self._next_row, after)
         self._nbytes = None
 
-    def _add_in_order(self, encodings: NDArray[np.float32], rows: NDArray[np.int64]) -> None:
-        if self._index.ntotal == 0 and not _keeps_ids(self._index):
-            self._index = faiss.IndexIDMap(self._index)
-        begin = 0
-        while begin < len(rows):
-            end = begin + max(_STRETCH, self._index.ntotal // _STRETCH_SHARE)
-            self._index.add_with_ids(encodings[begin:end], rows[begin:end])
-            begin = end
+    def remove(self, rows: NDArray[np.int64]) -> int:
+        """Take out the encodings of these rows, and return how many there were; the others keep their rows.
+
+        Raises:
+            ValueError: FAISS cannot remove from such an index: a graph, or one that refines ("RFlat").
+        """
+        index = _keeping_ids(self._index)  # without ids, FAISS moves up the rows that follow
+        if self._next_row is None:
+            self._next_row = _row_after(self._index)
+        with self._translated("remove encodings"), faiss_threads(1):
+            num_removed = int(index.remove_ids(np.unique(rows).astype(np.int64)))
+        self._index, self._nbytes = index, None
+        return num_removed
 
     def holds(self, encodings: NDArray[np.float32], rows: NDArray[np.int64]) -> bool:
         """Whether these encodings, taken at these rows, find themselves: most do, near the top, whatever the index."""
@@ -196,13 +261,13 @@ class FaissCandidates:
         wide = _search_parameters(self._index, num_candidates, nprobe)
 
         def search_stretch(begin: int) -> None:
-            end = min(begin + _QUERIES_AT_A_TIME, len(encodings))
+            end = min(begin + QUERIES_AT_A_TIME, len(encodings))
             self._index.search(
                 encodings[begin:end], num_candidates, params=wide, D=scores[begin:end], I=rows[begin:end]
             )
 
         with self._translated("search"):
-            _on_threads(search_stretch, range(0, len(encodings), _QUERIES_AT_A_TIME), num_threads)
+            on_threads(search_stretch, range(0, len(encodings), QUERIES_AT_A_TIME), num_threads)
         scores[rows < 0] = -np.inf
         return scores, rows
 
@@ -229,13 +294,8 @@ class FaissCandidates:
                     raise failure[0] from None
                 raise
 
-    @contextmanager
-    def _translated(self, doing: str) -> Iterator[None]:
-        """Turn FAISS's errors into ValueError that names the argument."""
-        try:
-            yield
-        except RuntimeError as error:
-            raise ValueError(f"candidates: FAISS cannot {doing} with {self.description!r}: {_cause(error)}") from None
+    def _translated(self, doing: str) -> AbstractContextManager[None]:
+        return translated(doing, self.description)
 
     @classmethod
     def load(cls, path: Path, dim: int, description: str) -> FaissCandidates:
@@ -267,7 +327,7 @@ def local_dimensions(
     """
     flat = faiss.IndexFlatL2(sample.shape[1])
     flat.add(sample)
-    with _faiss_threads(num_threads):
+    with faiss_threads(num_threads):
         squares, _ = flat.search(encodings, min(_NEIGHBOURS + 1, len(sample)))
     least = _NO_DISTANCE * float(np.mean(np.einsum("ij,ij->i", sample, sample)))
     is_neighbour = squares > least
@@ -294,11 +354,11 @@ def _widen(index: Any) -> None:
     if inner is not None:
         _widen(inner)
     elif isinstance(index, faiss.IndexHNSW):
-        index.hnsw.efSearch = _EF_SEARCH
+        index.hnsw.efSearch = EF_SEARCH
     elif isinstance(index, faiss.IndexIVF):
         quantizer = faiss.downcast_index(index.quantizer)
         if isinstance(quantizer, faiss.IndexHNSW):
-            quantizer.hnsw.efSearch = max(_EF_SEARCH, index.nprobe)
+            quantizer.hnsw.efSearch = max(EF_SEARCH, index.nprobe)
 
 
 def _search_parameters(index: Any, num_candidates: int, nprobe: int | None) -> Any:
@@ -308,7 +368,7 @@ def _search_parameters(index: Any, num_candidates: int, nprobe: int | None) -> A
     at, fewer than wanted or not.
     """
     if isinstance(index, faiss.IndexHNSW):
-        return _looking_at(index.hnsw, num_candidates)
+        return looking_at(index.hnsw, num_candidates)
     if isinstance(index, faiss.IndexIVF):
         return _probing_parameters(index, nprobe)
     inner = _inside(index)
@@ -330,12 +390,12 @@ def _probing_parameters(index: Any, nprobe: int | None) -> Any:
     quantizer = faiss.downcast_index(index.quantizer)
     own = {"nprobe": nprobe, "max_codes": index.max_codes}
     if isinstance(quantizer, faiss.IndexHNSW):
-        own["quantizer_params"] = _looking_at(quantizer.hnsw, nprobe)
+        own["quantizer_params"] = looking_at(quantizer.hnsw, nprobe)
     return _parameters("SearchParametersIVF", **own)
 
 
-def _looking_at(graph: Any, num_nodes: int) -> Any:
-    """Return the graph's own parameters, but for an efSearch of at least so many."""
+def looking_at(graph: Any, num_nodes: int) -> Any:
+    """Return search parameters: an HNSW graph's own, but for an efSearch of at least so many."""
     return _parameters(
         "SearchParametersHNSW",
         efSearch=max(graph.efSearch, num_nodes),
@@ -349,10 +409,51 @@ def _parameters(kind: str, **values: Any) -> Any:
     return getattr(faiss, kind)(**values)
 
 
-def _keeps_ids(index: Any) -> bool:
-    """Whether ids can be added: inverted lists have them beside the codes."""
+def _id_keeper(index: Any) -> Any:
+    """Return what keeps ids in an index: inverted lists have them beside the codes; None if nothing does."""
     core = _inside(index) if isinstance(index, faiss.IndexPreTransform) else index
-    return isinstance(core, (faiss.IndexIVF, faiss.IndexIDMap))
+    return core if isinstance(core, (faiss.IndexIVF, faiss.IndexIDMap)) else None
+
+
+def _keeping_ids(index: Any) -> Any:
+    """Return an index that keeps ids: this one, or one around it, whose ids so far are 0, 1, 2, ..."""
+    if _id_keeper(index) is not None:
+        return index
+    if index.ntotal == 0:
+        return faiss.IndexIDMap(index)
+    # FAISS makes one around an empty index only.
+    around: Any = faiss.IndexIDMap(faiss.IndexFlat(index.d, index.metric_type))
+    owned = index.thisown
+    around.index, around.ntotal, around.is_trained = index, index.ntotal, index.is_trained
+    index.thisown = owned  # which setting it as a member took away
+    around.referenced_objects = [index]
+    faiss.copy_array_to_vector(np.arange(index.ntotal), around.id_map)
+    return around
+
+
+def _row_after(index: Any) -> int:
+    """Return the row after the highest in an index."""
+    keeper = _id_keeper(index)
+    if keeper is None or index.ntotal == 0:
+        return int(index.ntotal)
+    if isinstance(keeper, faiss.IndexIDMap):
+        return int(faiss.vector_to_array(keeper.id_map).max()) + 1
+    return 1 + max(int(rows.max(initial=-1)) for rows in rows_of_lists(keeper.invlists))
+
+
+def rows_of_lists(lists: Any) -> list[NDArray[np.int64]]:
+    """Return the ids in each of FAISS's inverted lists."""
+    sizes = [lists.list_size(i) for i in range(lists.nlist)]
+    return [faiss.rev_swig_ptr(lists.get_ids(i), size).copy() for i, size in enumerate(sizes)]
+
+
+def add_in_order(index: Any, codes: NDArray[Any], rows: NDArray[np.int64]) -> None:
+    """Add encodings, or binary codes, to an index that keeps ids, in the order given as near as FAISS allows."""
+    begin = 0
+    while begin < len(rows):
+        end = begin + max(_STRETCH, index.ntotal // _STRETCH_SHARE)
+        index.add_with_ids(codes[begin:end], rows[begin:end])
+        begin = end
 
 
 def _writer(write: Callable[[bytes], int]) -> Any:
@@ -373,7 +474,7 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextmanager
-def _faiss_threads(num_threads: int) -> Iterator[None]:
+def faiss_threads(num_threads: int) -> Iterator[None]:
     """Let FAISS use so many threads in this block: OpenMP's number, which belongs to the calling thread."""
     before = faiss.omp_get_max_threads()
     # The parent's OpenMP threads do not exist in a forked child, where waiting for them would take for ever.
@@ -384,16 +485,25 @@ def _faiss_threads(num_threads: int) -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
-def _on_threads(work: Callable[[int], None], items: Sequence[int], num_threads: int) -> None:
+def on_threads(work: Callable[[int], None], items: Sequence[int], num_threads: int) -> None:
     """Call work(item) for each item, with FAISS on one thread in each of ours."""
     if num_threads == 1 or len(items) < 2:
-        with _faiss_threads(1):
+        with faiss_threads(1):
             for item in items:
                 work(item)
         return
     workers = min(num_threads, len(items))
     with ThreadPoolExecutor(workers, initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
         list(pool.map(work, items))
+
+
+@contextmanager
+def translated(doing: str, description: str) -> Iterator[None]:
+    """Turn FAISS's errors into ValueError that names the argument."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ValueError(f"candidates: FAISS cannot {doing} with {description!r}: {_cause(error)}") from None
 
 
 def _cause(error: Exception) -> str:

@@ -1,7 +1,8 @@
-"""Candidates of an index: which FAISS index "auto" is, and how it is trained and filled."""
+"""Candidates of an index: which FAISS index "auto" is, how they are trained and filled, and read again."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ from numpy.typing import NDArray
 
 from chamfer._progress import progress_bar
 from chamfer._sampling import spread
-from chamfer.candidates import FaissCandidates, local_dimensions
+from chamfer.binary_candidates import BinaryCandidates
+from chamfer.candidates import Candidates, FaissCandidates, local_dimensions
 from chamfer.index.reducing import Reducer
 from chamfer.reducers import LearnedReducer
 from chamfer.token_vectors import TokenVectors
@@ -37,6 +39,8 @@ _ORDERED_BATCH = 2_048
 # Of so many documents the encodings are held at once, and not made twice: for training, and to be added.
 _FEW = 20_000
 
+_FAISS_FILE, _BINARY_FILE = "candidates.faiss", "candidates.npz"
+
 
 INSERTION_ORDERS = ("input", "random", "lid_desc", "lid_asc")
 """Orders in which encodings may be added."""
@@ -57,35 +61,64 @@ def make_candidates(
     num_threads: int,
     progress: bool,
     insertion_order: str = "input",
-) -> FaissCandidates:
-    """Return the candidates of these documents: made, trained and filled, or a filled index, checked.
+) -> Candidates:
+    """Return the candidates of these documents: made, trained and filled, or filled ones, checked.
 
     Raises:
         TypeError, ValueError: as `Index.build`.
     """
     if isinstance(candidates, str) and candidates == "auto":
         candidates = auto_candidates(len(documents), encoder)
-    found = FaissCandidates(candidates, encoder.output_dimension)
+    found = _resolve(candidates, encoder.output_dimension)
     if found.num_documents not in (0, len(documents)):
         raise ValueError(
-            f"candidates: expected an empty FAISS index or one of {len(documents)} encodings, got {found.num_documents}"
+            f"candidates: expected an empty index or one of {len(documents)} encodings, got {found.num_documents}"
         )
     if found.num_documents == 0:
         _fill(found, encoder, documents, num_threads, progress, insertion_order)
         return found
     if insertion_order != "input":
         raise ValueError(
-            f"insertion_order: expected 'input', since the FAISS index is filled already, got {insertion_order!r}"
+            f"insertion_order: expected 'input', since candidates are filled already, got {insertion_order!r}"
         )
     rows = np.flatnonzero(documents.lengths)
     rows = rows[spread(len(rows), 64)]
     encodings = encoder.encode_documents(documents.select(rows), num_threads=num_threads)
     if not found.holds(encodings, rows):
         raise ValueError(
-            "candidates: expected encodings of these documents, in order, in the filled FAISS index; "
+            "candidates: expected encodings of these documents, in order, in the filled index; "
             "most documents do not find themselves in it"
         )
     return found
+
+
+def _resolve(candidates: Any, encoding_dimension: int) -> Candidates:
+    if not isinstance(candidates, BinaryCandidates):
+        return FaissCandidates(candidates, encoding_dimension)
+    if candidates.dim != encoding_dimension:
+        raise ValueError(
+            f"candidates: expected a binarizer of {encoding_dimension} dims (the reducer's), got {candidates.dim}"
+        )
+    # What is still empty will be filled: another, so that the caller's can serve again.
+    is_empty = candidates.num_documents == 0
+    return BinaryCandidates(candidates.binarizer, candidates.kind) if is_empty else candidates
+
+
+def candidates_file(candidates: Candidates) -> str:
+    """Return the name of the file that candidates are saved in; it tells `load_candidates` what they are."""
+    return _BINARY_FILE if isinstance(candidates, BinaryCandidates) else _FAISS_FILE
+
+
+def load_candidates(folder: Path, dim: int, description: str) -> Candidates:
+    """Read the candidates of a saved index, whose encodings have so many dims.
+
+    Raises:
+        CorruptIndexError: the file is damaged or does not fit.
+        ValueError: a newer chamfer wrote it.
+    """
+    if (folder / _BINARY_FILE).exists():
+        return BinaryCandidates.load(folder / _BINARY_FILE, dim, description)
+    return FaissCandidates.load(folder / _FAISS_FILE, dim, description)
 
 
 def auto_candidates(num_documents: int, encoder: Reducer) -> str:
@@ -106,14 +139,14 @@ def _training_size(num_documents: int, encoding_dimension: int) -> int:
 
 
 def _fill(
-    candidates: FaissCandidates,
+    candidates: Candidates,
     encoder: Reducer,
     documents: TokenVectors,
     num_threads: int,
     progress: bool,
     insertion_order: str,
 ) -> None:
-    """Encode the documents in batches and add them; FAISS trains first, on documents spread over the collection."""
+    """Encode the documents in batches and add them, after training on documents spread over the collection."""
     order = _insertion_rows(insertion_order, encoder, documents, num_threads, progress)
     with progress_bar(len(documents), "encode documents", progress) as advance:
         if not candidates.is_trained:

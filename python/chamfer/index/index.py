@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chamfer._runtime import check_positive_int, resolve_num_threads
-from chamfer.candidates import FaissCandidates
+from chamfer.candidates import Candidates
 from chamfer.cascade import Cascade
 from chamfer.errors import CorruptIndexError
 from chamfer.index import storage
-from chamfer.index.filling import check_insertion_order, make_candidates
+from chamfer.index.filling import candidates_file, check_insertion_order, load_candidates, make_candidates
 from chamfer.index.ids import check_ids
 from chamfer.index.reducing import Reducer, load_reducer, reducer_name, resolve_reducer
 from chamfer.index.reranking import code_writers, make_cascade, open_cascade, resolve_stages, stage_settings
@@ -74,7 +74,7 @@ class Index:
         documents: TokenVectors,
         ids: list[int] | list[str],
         reducer: Reducer,
-        candidates: FaissCandidates,
+        candidates: Candidates,
         cascade: Cascade | None,
         path: Path | None = None,
         settings: SearchSettings | None = None,
@@ -120,9 +120,9 @@ class Index:
             reducer: makes one vector of a document; the index keeps a copy, fitted to documents and queries if
                 the reducer needs `fit` and has not had it. "learned" is a LearnedReducer of a size for this collection,
                 "fde" is FixedDimensionalEncoder(dim), "auto" the former from 500 documents on, the latter below.
-            candidates: a FAISS factory string, or a FAISS index of metric inner product, empty or filled in order.
-                "auto" scans encodings with FAISS: learned ones in 4 bits a number ("PQ512x4fs"), others in 8 ("SQ8") up
-                to 20,000 documents, with inverted lists beyond.
+            candidates: a FAISS factory string, a FAISS index of metric inner product, or BinaryCandidates, which keep
+                encodings as binary codes; empty or filled in order. "auto" scans encodings with FAISS: learned ones in
+                4 bits a number ("PQ512x4fs"), others in 8 ("SQ8") up to 20,000 documents, with inverted lists beyond.
             insertion_order: the order in which encodings are added, which only changes what an HNSW graph finds:
                 "input", "random", or by local intrinsic dimension, highest ("lid_desc") or lowest ("lid_asc") first
                 (arXiv 2405.17813), which encodes documents twice. FAISS shuffles each batch of "input".
@@ -141,8 +141,8 @@ class Index:
 
         Raises:
             TypeError: an argument has a wrong type or dtype.
-            ValueError: no vector at all, ids that repeat or do not fit, an encoder of another dim, a FAISS index that
-                does not fit the encoder, or an insertion_order for one that is filled.
+            ValueError: no vector at all, ids that repeat or do not fit, an encoder of another dim, candidates that do
+                not fit the encoder, or an insertion_order for those that are filled.
             OSError: as `save`.
         """
         if path is not None:
@@ -197,7 +197,7 @@ class Index:
                 "offsets.npy": lambda file: np.save(file, self._documents.offsets, allow_pickle=False),
                 "ids.json": lambda file: _write_json(file, self._ids),
                 "reducer.npz": self._reducer.save,
-                "candidates.faiss": self._candidates.save,
+                candidates_file(self._candidates): self._candidates.save,
                 **code_writers(self._cascade),
             },
             generation_read=self._generation if self._path == folder else None,
@@ -227,12 +227,11 @@ class Index:
 
         def load(settings: dict[str, Any], generation: Path) -> Index:
             reducer = load_reducer(generation / "reducer.npz", settings.get("reducer", ""))
+            candidates = load_candidates(generation, reducer.output_dimension, settings.get("candidates", ""))
             try:
                 vectors = np.load(generation / "vectors.npy", mmap_mode="r", allow_pickle=False)
                 offsets = np.load(generation / "offsets.npy", allow_pickle=False)
                 ids = json.loads((generation / "ids.json").read_bytes())
-                name = settings["candidates"]
-                candidates = FaissCandidates.load(generation / "candidates.faiss", reducer.output_dimension, name)
                 if vectors.ndim != 2 or vectors.shape[1] != reducer.dim or int(offsets[-1]) != len(vectors):
                     raise ValueError(f"vectors {vectors.shape}, offsets to {offsets[-1]}, reducer of dim {reducer.dim}")
                 if not len(offsets) - 1 == len(ids) == candidates.num_documents:

@@ -1,8 +1,8 @@
 """How an index lies on disk: a folder of files that is replaced in one step.
 
 - `PATH/manifest.json`: format version, settings, and name, size and checksum of every file of the current generation.
-- `PATH/g-<12 hex digits>/`: a generation, with vectors.npy, offsets.npy, ids.json, reducer.npz, candidates.faiss, and
-  codes-*.npz of each coded stage of reranking.
+- `PATH/g-<12 hex digits>/`: a generation, with vectors.npy, offsets.npy, ids.json, reducer.npz, candidates.faiss (or
+  candidates.npz, if they are binary codes), and codes-*.npz of each coded stage of reranking.
 - `PATH/lock`: held by the one who writes.
 
 A save writes a new generation, syncs it, and then replaces manifest.json; that one rename is the moment of change. A
@@ -31,7 +31,8 @@ _T = TypeVar("_T")
 
 FORMAT = "chamfer.Index"
 FORMAT_VERSION = 2
-FILES = frozenset({"vectors.npy", "offsets.npy", "ids.json", "reducer.npz", "candidates.faiss"})
+FILES = frozenset({"vectors.npy", "offsets.npy", "ids.json", "reducer.npz"})
+CANDIDATES = frozenset({"candidates.faiss", "candidates.npz"})  # one of them
 
 _CODES = re.compile(r"codes-[a-z0-9-]+\.npz")
 _MANIFEST = "manifest.json"
@@ -142,8 +143,12 @@ def read(path: Path, load: Callable[[dict[str, Any], Path], _T], *, verify: bool
         generation = path / manifest["generation"]
         try:
             others = set(manifest["files"]) ^ FILES
-            if any(name in FILES or not _CODES.fullmatch(name) for name in others):
-                raise CorruptIndexError(f"{path}: expected files {sorted(FILES)}, got {sorted(manifest['files'])}")
+            unknown = {name for name in others - CANDIDATES if name in FILES or not _CODES.fullmatch(name)}
+            if unknown or len(others & CANDIDATES) != 1:
+                raise CorruptIndexError(
+                    f"{path}: expected files {sorted(FILES)} and one of {sorted(CANDIDATES)}, "
+                    f"got {sorted(manifest['files'])}"
+                )
             _check_files(generation, manifest["files"], verify, mapped)
             return load(_upgraded(manifest["settings"], manifest["version"]), generation)
         except (CorruptIndexError, FileNotFoundError) as error:
