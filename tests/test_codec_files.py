@@ -36,7 +36,7 @@ def rewrite(path, header=None, parameters=None, **arrays):
     changed = json.loads(str(old.pop("header"))) | (header or {})
     changed["parameters"] = changed["parameters"] | (parameters or {})
     kept = {name: array for name, array in (old | arrays).items() if array is not None}
-    changed["checksum"] = _archives._checksum(changed["parameters"], kept)
+    changed["checksum"] = _archives.checksum(changed["parameters"], kept)
     np.savez(path, header=np.array(json.dumps(changed)), **kept)
 
 

@@ -53,7 +53,7 @@ def rewrite(path, header=None, parameters=None, **arrays):
     changed = {name: value for name, value in changed.items() if value is not None}
     kept = {name: array for name, array in (old_arrays | arrays).items() if array is not None}
     if header is None or "checksum" not in header:
-        changed["checksum"] = _archives._checksum(changed.get("parameters"), kept)
+        changed["checksum"] = _archives.checksum(changed.get("parameters"), kept)
     np.savez(path, header=np.array(json.dumps(changed)), **kept)
 
 
