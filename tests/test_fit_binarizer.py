@@ -182,13 +182,17 @@ def test_a_narrow_cone_is_centred_on_both_sides(torch):
     assert recall(binarizer.encode_queries(x[:100]), binarizer.encode(x), exact_topk(x[:100], x), 40) > 0.9
 
 
-def test_exported_networks_are_those_of_training(torch):
-    """Hidden units are normalized in training and folded after: the same codes but for rounding."""
+def training_of(torch, output_dimension, loops, epochs):
     data = module._as_data(X, None)
     random = np.random.default_rng(0)
     validation, rows, pairs = module._hold_out(data, None, 1, random)
-    start = module._start(data, rows, 16, 3, None, validation, 1, random)
-    training = module.Training(torch, torch.device("cpu"), data, start, rows, pairs, 2, 0)
+    start = module._start(data, rows, output_dimension, loops, None, validation, 1, random)
+    return module.Training(torch, torch.device("cpu"), data, start, rows, pairs, epochs, 0)
+
+
+def test_exported_networks_are_those_of_training(torch):
+    """Hidden units are normalized in training and folded after: the same codes but for rounding."""
+    training = training_of(torch, 16, 3, epochs=2)
     training.train(0)
     with torch.no_grad():
         expected = training._codes(training._directions[:100], training=False).numpy()
@@ -222,11 +226,7 @@ def test_codes_of_real_vectors_find_far_more_than_signs(torch, bits, loops, leas
 
 
 def test_an_epoch_lowers_the_loss(torch):
-    data = module._as_data(X, None)
-    random = np.random.default_rng(0)
-    validation, rows, pairs = module._hold_out(data, None, 1, random)
-    start = module._start(data, rows, 24, 1, None, validation, 1, random)
-    training = module.Training(torch, torch.device("cpu"), data, start, rows, pairs, 30, 0)
+    training = training_of(torch, 24, 1, epochs=30)
     losses = [training.train(epoch) for epoch in range(15)]
     print(losses)
     assert np.mean(losses[-3:]) < 0.9 * losses[0]

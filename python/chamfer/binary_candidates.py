@@ -18,8 +18,11 @@ from chamfer.candidates import (
     EF_SEARCH,
     QUERIES_AT_A_TIME,
     add_in_order,
+    default_nprobe,
     faiss_threads,
     looking_at,
+    most_are_found,
+    near_the_top,
     on_threads,
     rows_of_lists,
     translated,
@@ -189,9 +192,8 @@ class BinaryCandidates:
             rows: shape (n,): where they are taken to be.
         """
         checked = self._checked(encodings)
-        closest = min(max(3, self.num_documents // 20), self.num_documents)
-        _, found = self._held.search(checked, self.binarizer.encode, closest, 1, None)
-        return bool((found == rows[:, None]).any(axis=1).mean() > 0.5)
+        _, found = self._held.search(checked, self.binarizer.encode, near_the_top(self.num_documents), 1, None)
+        return most_are_found(found, rows)
 
     def search(
         self, encodings: NDArray[np.float32], num_candidates: int, num_threads: int, nprobe: int | None = None
@@ -394,7 +396,7 @@ class _RecurrentLists:
         scores = np.full((len(encodings), num_candidates), -np.inf, np.float32)
         rows = np.full((len(encodings), num_candidates), -1, np.int64)
         if nprobe is None:
-            nprobe = max(1, self.num_lists // 4)
+            nprobe = default_nprobe(self.num_lists)
         probed = self._nearest_lists(encodings, min(nprobe, self.num_lists), num_threads)
         levels = queries.levels()
 
@@ -620,7 +622,7 @@ class _SignIndex:
                 found = self._index.search(bits, num_candidates)
             return found
         if nprobe is None:
-            nprobe = max(1, self.num_lists // 4)
+            nprobe = default_nprobe(self.num_lists)
         nprobe = min(nprobe, self.num_lists)
         to_lists, lists = self._index.quantizer.search(bits, nprobe)
         distances = np.empty((len(bits), num_candidates), np.int32)

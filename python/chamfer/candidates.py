@@ -90,6 +90,21 @@ class Candidates(Protocol):
         """Write all to one file."""
 
 
+def default_nprobe(num_lists: int) -> int:
+    """Return how many inverted lists a search looks into that does not say: a quarter."""
+    return max(1, num_lists // 4)
+
+
+def near_the_top(num_documents: int) -> int:
+    """Return how many results an encoding is to find itself among, whatever holds it."""
+    return min(max(3, num_documents // 20), num_documents)
+
+
+def most_are_found(found: NDArray[np.int64], rows: NDArray[np.int64]) -> bool:
+    """Return whether more than half of the rows are among what was found for each."""
+    return bool((found == rows[:, None]).any(axis=1).mean() > 0.5)
+
+
 class FaissCandidates:
     """A FAISS inner-product index whose ids are document rows.
 
@@ -131,7 +146,7 @@ class FaissCandidates:
             if ivf is not None:
                 if ivf.nlist < 1:
                     raise ValueError(f"candidates: expected at least one inverted list, got {index!r}")
-                ivf.nprobe = max(1, ivf.nlist // 4)
+                ivf.nprobe = default_nprobe(ivf.nlist)
             _widen(made)
         elif isinstance(index, faiss.Index):
             # What is still empty will be filled: in a copy, so that the caller's can serve again.
@@ -245,9 +260,8 @@ class FaissCandidates:
 
     def holds(self, encodings: NDArray[np.float32], rows: NDArray[np.int64]) -> bool:
         """Whether these encodings, taken at these rows, find themselves: most do, near the top, whatever the index."""
-        closest = max(3, self.num_documents // 20)
-        _, found = self.search(encodings, min(closest, self.num_documents), 1)
-        return bool((found == rows[:, None]).any(axis=1).mean() > 0.5)
+        _, found = self.search(encodings, near_the_top(self.num_documents), 1)
+        return most_are_found(found, rows)
 
     def search(
         self, encodings: NDArray[np.float32], num_candidates: int, num_threads: int, nprobe: int | None = None
