@@ -482,7 +482,7 @@ def test_documents_may_be_inserted_in_any_order(kind, order, documents, queries,
         expected = ch.Index.build(documents, reducer=reducer, candidates=pattern, rerank=None).search(queries, 20)
         assert_same((found.ids, found.scores), (expected.ids, expected.scores))
     full = np.flatnonzero(documents.lengths)
-    assert index._candidates.holds(reducer.encode_documents(documents.select(full)), full)
+    assert index._snapshot.candidates.holds(reducer.encode_documents(documents.select(full)), full)
 
 
 def test_filled_ones_are_taken_if_they_are_of_these_documents(documents, queries, reducer, of_encodings):

@@ -156,7 +156,7 @@ def test_rows_are_those_of_documents_in_any_order(tmp_path, order, description, 
     index = ch.Index.build(documents, candidates=description, insertion_order=order, path=tmp_path)
     full = np.flatnonzero(documents.lengths)
     encodings = index.reducer.encode_documents(documents.select(full))
-    for candidates in (index._candidates, ch.Index.open(tmp_path)._candidates):
+    for candidates in (index._snapshot.candidates, ch.Index.open(tmp_path)._snapshot.candidates):
         assert candidates.num_documents == len(documents)
         assert (candidates.search(encodings, 20, 1)[1] == full[:, None]).any(axis=1).mean() > 0.95
     found, opened = index.search(queries), ch.Index.open(tmp_path).search(queries)
@@ -179,7 +179,7 @@ def test_documents_are_inserted_in_the_order_asked_for(documents):
     inserted = {}
     for order in INSERTION_ORDERS[1:]:
         index = ch.Index.build(documents, reducer=encoder, candidates="Flat", insertion_order=order)
-        inserted[order] = faiss.vector_to_array(index._candidates._index.id_map)
+        inserted[order] = faiss.vector_to_array(index._snapshot.candidates._index.id_map)
         np.testing.assert_array_equal(np.sort(inserted[order]), np.arange(len(documents)))
     assert (np.diff(dimensions[inserted["lid_desc"]]) <= 1e-6).all()
     assert (np.diff(dimensions[inserted["lid_asc"]]) >= -1e-6).all()

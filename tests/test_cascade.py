@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import chamfer as ch
 from chamfer import cascade as cascade_module
 from chamfer.cascade import Cascade, CascadeStage
+from chamfer.parts import Parts
 from samples import integer_vectors, off_centre_collection, ragged
 
 CODED = ("float16", "bfloat16", "int8", "scalar:4", "scalar:2", "binary")
@@ -25,7 +26,7 @@ def oracle(cascade, queries, rows, k, budgets, margin):
     left = [sorted({int(row) for row in some if row >= 0}) for some in rows]
     survivors = []
     for number, stage in enumerate(cascade.stages):
-        scores = ch.maxsim(queries, stage.documents)
+        scores = np.concatenate([ch.maxsim(queries, part) for part in stage.documents.parts], axis=1)
         ranked = [
             sorted((r for r in some if scores[q, r] > -np.inf), key=lambda r: (-scores[q, r], r))
             for q, some in enumerate(left)
@@ -93,7 +94,7 @@ def test_ties_empty_documents_missing_and_repeated_candidates(seed, lengths, k, 
 def test_an_exact_last_stage_is_maxsim_topk_of_the_survivors(documents, queries):
     cascade = Cascade.build(documents, ["scalar:2", "exact"], queries)
     rows = all_rows(queries, documents)
-    survivors = ch.maxsim_topk(queries, cascade.stages[0].documents, 30, candidates=rows)[1]
+    survivors = cascade.stages[0].documents.topk(queries, 30, candidates=rows, num_threads=1)[1]
     scores, best = ch.maxsim_topk(queries, documents, 7, candidates=survivors)
     found = cascade.run(queries, rows, 7, budgets=[30], margin=np.inf)
     np.testing.assert_array_equal(found.rows, best)
@@ -118,7 +119,8 @@ def test_codes_alone_give_the_scores_of_codes(documents, queries):
 def test_margin_0_hands_on_the_first_k_and_what_ties_with_them():
     documents = ch.TokenVectors(np.array([[4], [3], [3], [3], [1], [-4]], np.float32), range(7))
     queries = ch.TokenVectors(np.ones((1, 1), np.float32), [0, 1])
-    cascade = Cascade([CascadeStage("float16", documents, None, 0.5), CascadeStage("exact", documents)])
+    parts = Parts([documents])
+    cascade = Cascade([CascadeStage("float16", parts, None, 0.5), CascadeStage("exact", parts)])
     kept = {
         margin: cascade.run(queries, all_rows(queries, documents), 2, budgets=[6], margin=margin).kept
         for margin in (0, 3.9, 4, np.inf)
@@ -173,7 +175,9 @@ def test_the_error_is_what_its_definition_says(documents, queries, name, with_qu
         asked = queries.select(np.linspace(0, len(queries) - 1, 64).astype(int))
     else:
         asked = documents.select(filled[np.linspace(0, len(filled) - 1, 64).astype(int)])  # shorter than 32 vectors
-    differences = ch.maxsim(asked, stage.documents)[:, sample].astype(float) - ch.maxsim(asked, documents)[:, sample]
+    differences = (
+        ch.maxsim(asked, stage.documents.parts[0])[:, sample].astype(float) - ch.maxsim(asked, documents)[:, sample]
+    )
     differences -= differences.mean(axis=1, keepdims=True)
     expected = np.sqrt(((differences / asked.lengths[:, None]) ** 2).sum() / (64 * 255))
     assert stage.error == pytest.approx(expected, rel=1e-6)

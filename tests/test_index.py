@@ -140,7 +140,7 @@ def test_searches_in_many_threads_agree(index, queries):
 
 def test_sample_queries_change_the_query_mean_only(documents, queries):
     with_queries, without = ch.Index.build(documents, queries=queries), ch.Index.build(documents)
-    encoder, other = with_queries._reducer, without._reducer
+    encoder, other = with_queries._snapshot.model.reducer, without._snapshot.model.reducer
     np.testing.assert_array_equal(encoder.encode_documents(documents), other.encode_documents(documents))
     assert not np.array_equal(encoder.encode_queries(queries), other.encode_queries(queries))
 
@@ -158,8 +158,8 @@ def test_sample_queries_serve_codes_where_the_reducer_is_fitted(documents, queri
     encoder = ch.FixedDimensionalEncoder(DIM).fit(documents)
     stages = ["scalar:2", "exact"]
     index = ch.Index.build(documents, reducer=encoder, queries=queries, rerank=stages)
-    assert index._cascade.stages[0].error == Cascade.build(documents, stages, queries).stages[0].error
-    assert index._cascade.stages[0].error != Cascade.build(documents, stages).stages[0].error
+    assert index._snapshot.cascade.stages[0].error == Cascade.build(documents, stages, queries).stages[0].error
+    assert index._snapshot.cascade.stages[0].error != Cascade.build(documents, stages).stages[0].error
     np.testing.assert_array_equal(index.reducer.encode_queries(queries), encoder.encode_queries(queries))
 
 
@@ -175,7 +175,7 @@ def test_kept_counts_the_documents_that_were_found(queries):
     ivf.nprobe = 1
     index = ch.Index.build(documents, candidates=ivf)
     result = index.search(queries, 10, num_candidates=200)
-    _, rows = index._find_candidates(index._reducer.encode_queries(queries), 200, 1)
+    _, rows = index._snapshot.find(index._snapshot.model.reducer.encode_queries(queries), 200, 1)
     assert result.kept["candidates"] == (rows >= 0).sum(axis=1).max() < 200
 
 
@@ -244,7 +244,7 @@ def test_each_stage_has_its_time_and_count_and_bytes(documents, queries):
 
 def test_reranking_is_the_cascade_of_the_candidates(documents, queries):
     index = ch.Index.build(documents, rerank=["scalar:2", "exact"], queries=queries)
-    rows = index._find_candidates(index._reducer.encode_queries(queries), 100, 1)[1]
+    rows = index._snapshot.find(index._snapshot.model.reducer.encode_queries(queries), 100, 1)[1]
     expected = Cascade.build(documents, ["scalar:2", "exact"], queries).run(queries, rows, 5)
     found = index.search(queries, 5, num_candidates=100)
     np.testing.assert_array_equal(found.ids, expected.rows)
@@ -484,7 +484,7 @@ def test_large_collections_get_inverted_lists(monkeypatch, documents, queries):
     monkeypatch.setattr(filling, "_LARGEST_SCAN", 100)
     index = ch.Index.build(documents)
     assert index.stats()["candidates"] == "IVF7,SQ8"  # FAISS wants 39 of the 300 documents per list
-    assert index._candidates._index.nprobe == 1  # a quarter
+    assert index._snapshot.candidates._index.nprobe == 1  # a quarter
     long, short = ch.FixedDimensionalEncoder(24), ch.FixedDimensionalEncoder(24, final_projection_dimension=512)
     assert filling.auto_candidates(1_000_000, long) == "IVF672,SQ8"  # as many as a gigabyte of encodings trains
     assert filling.auto_candidates(1_000_000, short) == "IVF4000,SQ8"

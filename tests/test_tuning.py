@@ -10,6 +10,7 @@ import pytest
 
 import chamfer as ch
 from chamfer.index import SearchSettings, tuning
+from chamfer.index.searching import search
 from samples import off_centre_collection
 
 
@@ -40,9 +41,11 @@ STAGES = [["exact"], ["scalar:2", "exact"], ["binary", "int8", "exact"], ["binar
 @pytest.mark.parametrize("k", [1, 10])
 def test_every_setting_finds_what_the_simulation_says(documents, queries, stages, k):
     index = ch.Index.build(documents, reducer="fde", rerank=stages)
-    rows = tuning._exact_rows(index, queries, k, 1, lambda _: None)
+    rows = tuning._exact_rows(index._snapshot, queries, k, 1, lambda _: None)
     encodings = index.reducer.encode_queries(queries)
-    simulation, grid = tuning._simulate(index, index._cascade, queries, encodings, rows, 0.8, None, 1)
+    simulation, grid = tuning._simulate(
+        index._snapshot, index._snapshot.cascade, queries, encodings, rows, 0.8, None, 1
+    )
     assert grid == sorted(set(grid))
     assert min(grid) >= k
     exact = index.search(queries, k, exact=True).ids
@@ -52,7 +55,7 @@ def test_every_setting_finds_what_the_simulation_says(documents, queries, stages
                 budgets = (budget,) * (len(stages) - 1)
                 predicted, widths = simulation.recalls(number, budgets, margin)
                 settings = SearchSettings(number, budgets or None, margin, k)
-                found = index._search(queries, k, settings, None, 1).ids
+                found = search(index._snapshot, queries, k, settings, None, None, 1)[1]
                 measured = [np.isin(wanted, mine).mean() for wanted, mine in zip(exact, found, strict=True)]
                 np.testing.assert_allclose(predicted, measured)
                 assert len(widths) == len(stages)
@@ -159,8 +162,8 @@ def test_fewer_documents_than_k(queries, documents):
 def test_bad_input_is_named(documents, queries, arguments, error, message):
     index = ch.Index.build(documents, reducer="fde")
     arguments = {"queries": queries} | arguments
-    if isinstance(arguments["queries"], ch.TokenVectors) and arguments["queries"].dim != index._documents.dim:
-        arguments["queries"] = ch.TokenVectors(np.ones((0, index._documents.dim), np.float32), [0, 0])
+    if isinstance(arguments["queries"], ch.TokenVectors) and arguments["queries"].dim != index._snapshot.documents.dim:
+        arguments["queries"] = ch.TokenVectors(np.ones((0, index._snapshot.documents.dim), np.float32), [0, 0])
     with pytest.raises(error, match=message.replace("[", r"\[")):
         index.tune(**arguments)
     assert index.settings == SearchSettings()

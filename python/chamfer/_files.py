@@ -31,6 +31,12 @@ def replace_file(path: Path) -> Iterator[IO[bytes]]:
     sync_folder(path.parent)
 
 
+def sync_file(path: Path) -> None:
+    """Make a file's contents durable."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
 def sync_folder(path: Path) -> None:
     """Make the names in a folder durable, where the system has a way to."""
     if os.name == "nt":

@@ -81,10 +81,25 @@ class Candidates(Protocol):
     def holds(self, encodings: NDArray[np.float32], rows: NDArray[np.int64]) -> bool:
         """Whether these encodings, taken at these rows, find themselves."""
 
+    @property
+    def takes_allowed(self) -> bool:
+        """Whether `search` takes `allowed`."""
+
     def search(
-        self, encodings: NDArray[np.float32], num_candidates: int, num_threads: int, nprobe: int | None = None
+        self,
+        encodings: NDArray[np.float32],
+        num_candidates: int,
+        num_threads: int,
+        nprobe: int | None = None,
+        allowed: NDArray[np.bool_] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return scores, the higher the better, and rows, (num_queries, num_candidates); -inf and -1 fill the end."""
+        """Return scores, the higher the better, and rows, (num_queries, num_candidates); -inf and -1 fill the end.
+
+        Of inverted lists `nprobe` are looked into; with `allowed`, one bool per row, only those rows are found.
+        """
+
+    def empty_copy(self) -> Candidates:
+        """Return the same, trained as these are, without encodings."""
 
     def save(self, path: Path) -> None:
         """Write all to one file."""
@@ -263,19 +278,50 @@ class FaissCandidates:
         _, found = self.search(encodings, near_the_top(self.num_documents), 1)
         return most_are_found(found, rows)
 
+    @property
+    def takes_allowed(self) -> bool:
+        """Whether FAISS can be told which rows it may find: not by scans of product quantizers, fast or not."""
+        inner = self._index
+        while (wrapped := _inside(inner)) is not None:
+            inner = wrapped
+        return isinstance(inner, _SELECTING)
+
+    def empty_copy(self) -> FaissCandidates:
+        """Return the same, trained as these are, without encodings.
+
+        Raises:
+            ValueError: FAISS cannot copy or empty such an index.
+        """
+        with self._translated("empty a copy"):
+            index = faiss.clone_index(self._index)
+            index.reset()
+        made = FaissCandidates(index, int(index.d))
+        made.description = self.description
+        return made
+
     def search(
-        self, encodings: NDArray[np.float32], num_candidates: int, num_threads: int, nprobe: int | None = None
+        self,
+        encodings: NDArray[np.float32],
+        num_candidates: int,
+        num_threads: int,
+        nprobe: int | None = None,
+        allowed: NDArray[np.bool_] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return inner products and rows, (num_queries, num_candidates), best first; -inf and -1 fill the end.
 
-        Of inverted lists, if there are such, `nprobe` are looked into; None stands for the index's own number.
+        Of inverted lists, if there are such, `nprobe` are looked into; None stands for the index's own number. With
+        `allowed`, one bool per row, only those rows are found.
         """
         scores = np.empty((len(encodings), num_candidates), np.float32)
         rows = np.empty((len(encodings), num_candidates), np.int64)
-        wide = _search_parameters(self._index, num_candidates, nprobe)
+        selector = None
+        if allowed is not None:
+            selector = _selector(np.packbits(allowed, bitorder="little"))
 
         def search_stretch(begin: int) -> None:
             end = min(begin + QUERIES_AT_A_TIME, len(encodings))
+            # Of its own: an IndexIDMap puts another selector in while it searches.
+            wide = _search_parameters(self._index, num_candidates, nprobe, selector)
             self._index.search(
                 encodings[begin:end], num_candidates, params=wide, D=scores[begin:end], I=rows[begin:end]
             )
@@ -352,6 +398,10 @@ def local_dimensions(
     return found
 
 
+# Those that FAISS tells of a selector. IndexPQ and the fast scans refuse it.
+_SELECTING = (faiss.IndexFlat, faiss.IndexScalarQuantizer, faiss.IndexIVF, faiss.IndexHNSW)
+
+
 # ── inside a FAISS index ────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -375,52 +425,60 @@ def _widen(index: Any) -> None:
             quantizer.hnsw.efSearch = max(EF_SEARCH, index.nprobe)
 
 
-def _search_parameters(index: Any, num_candidates: int, nprobe: int | None) -> Any:
+def _search_parameters(index: Any, num_candidates: int, nprobe: int | None, selector: Any = None) -> Any:
     """Return search parameters for an HNSW graph to look at as many as are wanted, and so many lists to be probed.
 
     None where the index's own do. FAISS stops when efSearch of those it has seen are nearer than what is left to look
-    at, fewer than wanted or not.
+    at, fewer than wanted or not. With a selector, only ids that it takes are found.
     """
     if isinstance(index, faiss.IndexHNSW):
-        return looking_at(index.hnsw, num_candidates)
+        return looking_at(index.hnsw, num_candidates, selector)
     if isinstance(index, faiss.IndexIVF):
-        return _probing_parameters(index, nprobe)
+        return _probing_parameters(index, nprobe, selector)
     inner = _inside(index)
     if inner is None:
-        return None
+        return None if selector is None else _parameters("SearchParameters", sel=selector)
     if isinstance(index, faiss.IndexRefine):
-        within = _search_parameters(inner, int(num_candidates * index.k_factor), nprobe)
+        within = _search_parameters(inner, int(num_candidates * index.k_factor), nprobe, selector)
         return within and _parameters("IndexRefineSearchParameters", k_factor=index.k_factor, base_index_params=within)
-    within = _search_parameters(inner, num_candidates, nprobe)
+    within = _search_parameters(inner, num_candidates, nprobe, selector)
     if isinstance(index, faiss.IndexPreTransform):
         return within and _parameters("SearchParametersPreTransform", index_params=within)
     return within
 
 
-def _probing_parameters(index: Any, nprobe: int | None) -> Any:
-    if nprobe is None:
+def _probing_parameters(index: Any, nprobe: int | None, selector: Any) -> Any:
+    if nprobe is None and selector is None:
         return None
-    nprobe = min(nprobe, int(index.nlist))
+    nprobe = min(index.nprobe if nprobe is None else nprobe, int(index.nlist))
     quantizer = faiss.downcast_index(index.quantizer)
     own = {"nprobe": nprobe, "max_codes": index.max_codes}
     if isinstance(quantizer, faiss.IndexHNSW):
         own["quantizer_params"] = looking_at(quantizer.hnsw, nprobe)
+    if selector is not None:
+        own["sel"] = selector
     return _parameters("SearchParametersIVF", **own)
 
 
-def looking_at(graph: Any, num_nodes: int) -> Any:
+def looking_at(graph: Any, num_nodes: int, selector: Any = None) -> Any:
     """Return search parameters: an HNSW graph's own, but for an efSearch of at least so many."""
+    own = {} if selector is None else {"sel": selector}
     return _parameters(
         "SearchParametersHNSW",
         efSearch=max(graph.efSearch, num_nodes),
         check_relative_distance=graph.check_relative_distance,
         bounded_queue=graph.search_bounded_queue,
+        **own,
     )
 
 
 def _parameters(kind: str, **values: Any) -> Any:
     """Return search parameters of a kind of FAISS's: its stubs do not know how these are made."""
     return getattr(faiss, kind)(**values)
+
+
+def _selector(bits: Any) -> Any:
+    return faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg]  # its stub is SWIG's, not that of FAISS's wrapper
 
 
 def _id_keeper(index: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from chamfer._runtime import check_positive_int, resolve_num_threads
 from chamfer._sampling import spread
 from chamfer.codecs import Codec, TokenCodes, codec
-from chamfer.scoring import maxsim, maxsim_topk
+from chamfer.parts import Collection, Parts
+from chamfer.scoring import maxsim
 from chamfer.token_vectors import TokenVectors, TokenVectorsLike, as_token_vectors
 
 EXACT = "exact"
@@ -48,16 +49,24 @@ class CascadeStage:
 
     Attributes:
         name: of a codec, or "exact".
-        documents: what it scores: codes, or the documents themselves.
+        documents: what it scores: codes, or the documents themselves, in parts.
         codec: what made the codes; None of "exact".
         error: how far its scores are from exact ones: the root mean square, over documents, of the difference less its
             mean for the query, per query token. 0 of "exact".
     """
 
     name: str
-    documents: TokenCodes | TokenVectors
+    documents: Parts
     codec: Codec | None = None
     error: float = 0.0
+
+
+class FittedStage(NamedTuple):
+    """A stage without documents; see `CascadeStage`."""
+
+    name: str
+    codec: Codec | None
+    error: float
 
 
 class CascadeResult(NamedTuple):
@@ -108,21 +117,30 @@ class Cascade:
             TypeError: an argument has a wrong type or dtype.
             ValueError: an unknown name or order, dims differ, or documents that a codec cannot hold.
         """
-        names = check_stage_names(names, "names")
         threads = resolve_num_threads(num_threads)
-        sample = None if queries is None else as_token_vectors(queries, "queries")
-        if sample is not None and sample.num_tokens == 0:
-            sample = None
-        stages = []
-        for name in names:
-            if name == EXACT:
-                stages.append(CascadeStage(name, documents))
-                continue
-            made = codec(name, documents.dim).fit(documents, sample)
-            codes = made.encode(documents, num_threads=threads)
-            error = _score_error(documents, codes, sample, threads)
-            stages.append(CascadeStage(name, codes, made, error))
-        return cls(stages)
+        stages = fit_stages(documents, check_stage_names(names, "names"), queries, threads)
+        codes = encode_stages(stages, documents, threads)
+        return cls.of_parts(stages, [documents], [codes])
+
+    @classmethod
+    def of_parts(
+        cls,
+        stages: Sequence[FittedStage],
+        documents: Sequence[TokenVectors],
+        codes: Sequence[Mapping[str, Collection]],
+    ) -> Cascade:
+        """Make a cascade of documents in parts, and of what `encode_stages` made of each."""
+        return cls(
+            [
+                CascadeStage(
+                    stage.name,
+                    Parts(documents if stage.codec is None else [part[stage.name] for part in codes]),
+                    stage.codec,
+                    stage.error,
+                )
+                for stage in stages
+            ]
+        )
 
     @property
     def stages(self) -> tuple[CascadeStage, ...]:
@@ -181,7 +199,7 @@ class Cascade:
             begin = time.perf_counter()
             is_last = stage is self._stages[-1]
             width = k if is_last else max(k, min(budget, rows.shape[1]))
-            scores, rows = maxsim_topk(queries, stage.documents, width, candidates=rows, num_threads=threads)
+            scores, rows = stage.documents.topk(queries, width, candidates=rows, num_threads=threads)
             if not is_last:
                 rows = _near_the_kth(scores, rows, k, margin, (stage.error * lengths).astype(np.float64))
             kept[f"rerank {stage.name}"] = int((rows >= 0).sum(axis=1).max(initial=0))
@@ -200,6 +218,34 @@ class Cascade:
 
     def __repr__(self) -> str:
         return f"Cascade({', '.join(self.names)})"
+
+
+def fit_stages(
+    documents: TokenVectors, names: Sequence[str], queries: TokenVectorsLike | None, num_threads: int
+) -> tuple[FittedStage, ...]:
+    """Fit a codec for each stage, and measure how far its scores are from exact; see `Cascade.build`."""
+    sample = None if queries is None else as_token_vectors(queries, "queries")
+    if sample is not None and sample.num_tokens == 0:
+        sample = None
+    stages = []
+    for name in names:
+        if name == EXACT:
+            stages.append(FittedStage(name, None, 0.0))
+            continue
+        made = codec(name, documents.dim).fit(documents, sample)
+        stages.append(FittedStage(name, made, _score_error(documents, made, sample, num_threads)))
+    return tuple(stages)
+
+
+def encode_stages(
+    stages: Sequence[FittedStage], documents: TokenVectors, num_threads: int
+) -> dict[str, TokenCodes | TokenVectors]:
+    """Return the codes of each stage that has such, by its name."""
+    return {
+        stage.name: stage.codec.encode(documents, num_threads=num_threads)
+        for stage in stages
+        if stage.codec is not None
+    }
 
 
 def check_stage_names(names: Sequence[str], argument: str) -> tuple[str, ...]:
@@ -248,9 +294,7 @@ def _near_the_kth(
 # ── the error of a stage ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _score_error(
-    documents: TokenVectors, codes: TokenCodes | TokenVectors, queries: TokenVectors | None, num_threads: int
-) -> float:
+def _score_error(documents: TokenVectors, codec: Codec, queries: TokenVectors | None, num_threads: int) -> float:
     """Return the root mean square of code scores less exact scores, and less the query's mean, per query token."""
     filled = np.flatnonzero(documents.lengths)
     sample = filled[spread(len(filled), _ERROR_DOCUMENTS)]
@@ -261,8 +305,9 @@ def _score_error(
     else:
         asked = np.flatnonzero(queries.lengths)
         queries = queries.select(asked[spread(len(asked), _ERROR_QUERIES)])
-    exact = maxsim(queries, documents.select(sample), num_threads=num_threads)
-    coded = maxsim(queries, codes.select(sample), num_threads=num_threads)
+    some = documents.select(sample)
+    exact = maxsim(queries, some, num_threads=num_threads)
+    coded = maxsim(queries, codec.encode(some, num_threads=num_threads), num_threads=num_threads)
     differences = coded.astype(np.float64) - exact
     differences -= differences.mean(axis=1, keepdims=True)
     differences /= queries.lengths[:, None]

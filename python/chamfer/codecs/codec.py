@@ -291,6 +291,18 @@ class Codec:
             raise CorruptIndexError(f"{path}: its contents do not fit together ({error})") from None
         return self, codes
 
+    def _codes_of(self, arrays: dict[str, NDArray[Any]], offsets: NDArray[np.int64]) -> TokenCodes | TokenVectors:
+        """Return the codes that these arrays are, "codes" or "vectors" and their terms by name, checked.
+
+        Raises:
+            ValueError, KeyError, TypeError: they do not fit this codec.
+        """
+        arrays = arrays | {"offsets": offsets}
+        codes = codes_of_parts(arrays, self._fitted_codebook(), self.dim, halves=self.name == "float16")
+        if arrays:
+            raise ValueError(f"arrays that nothing needs: {', '.join(arrays)}")
+        return codes
+
     def _check_own(self, codes: TokenCodes | TokenVectors) -> None:
         if not isinstance(codes, (TokenCodes, TokenVectors)):
             raise TypeError(f"codes: expected what encode returned, got {type(codes).__name__}")

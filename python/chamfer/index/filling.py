@@ -67,9 +67,7 @@ def make_candidates(
     Raises:
         TypeError, ValueError: as `Index.build`.
     """
-    if isinstance(candidates, str) and candidates == "auto":
-        candidates = auto_candidates(len(documents), encoder)
-    found = _resolve(candidates, encoder.output_dimension)
+    found = _resolve_for(candidates, encoder, documents)
     if found.num_documents not in (0, len(documents)):
         raise ValueError(
             f"candidates: expected an empty index or one of {len(documents)} encodings, got {found.num_documents}"
@@ -89,6 +87,42 @@ def make_candidates(
             "candidates: expected encodings of these documents, in order, in the filled index; "
             "most documents do not find themselves in it"
         )
+    return found
+
+
+def trained_candidates(candidates: Any, encoder: Reducer, documents: TokenVectors, num_threads: int) -> Candidates:
+    """Return candidates trained on these documents, but empty.
+
+    Raises:
+        TypeError, ValueError: as `Index.build`; those given are filled.
+    """
+    found = _resolve_for(candidates, encoder, documents)
+    if found.num_documents:
+        raise ValueError("candidates: expected an empty index where memory_budget is given, got a filled one")
+    if not found.is_trained:
+        sample = documents.select(spread(len(documents), _sample_size(found, encoder, len(documents))))
+        found.train(encoder.encode_documents(sample, num_threads=num_threads), num_threads)
+    return found
+
+
+def _resolve_for(candidates: Any, encoder: Reducer, documents: TokenVectors) -> Candidates:
+    if isinstance(candidates, str) and candidates == "auto":
+        candidates = auto_candidates(len(documents), encoder)
+    return _resolve(candidates, encoder.output_dimension)
+
+
+def _sample_size(candidates: Candidates, encoder: Reducer, num_documents: int) -> int:
+    """Return how many documents candidates are trained on."""
+    size = _training_size(num_documents, encoder.output_dimension)
+    if candidates.most_training is not None and num_documents > _FEW:
+        size = min(size, candidates.most_training)
+    return size
+
+
+def more_candidates(template: Candidates, encoder: Reducer, documents: TokenVectors, num_threads: int) -> Candidates:
+    """Return candidates of these documents, trained as those of the template are."""
+    found = template.empty_copy()
+    _fill(found, encoder, documents, num_threads, False, "input", starts_drift=False)
     return found
 
 
@@ -145,14 +179,14 @@ def _fill(
     num_threads: int,
     progress: bool,
     insertion_order: str,
+    *,
+    starts_drift: bool = True,
 ) -> None:
     """Encode the documents in batches and add them, after training on documents spread over the collection."""
     order = _insertion_rows(insertion_order, encoder, documents, num_threads, progress)
     with progress_bar(len(documents), "encode documents", progress) as advance:
         if not candidates.is_trained:
-            size = _training_size(len(documents), encoder.output_dimension)
-            if candidates.most_training is not None and len(documents) > _FEW:
-                size = min(size, candidates.most_training)
+            size = _sample_size(candidates, encoder, len(documents))
             is_all = size == len(documents) and order is None
             sample = documents if is_all else documents.select(spread(len(documents), size))
             encodings = encoder.encode_documents(sample, num_threads=num_threads)
@@ -168,7 +202,7 @@ def _fill(
             part = documents._run(begin, end) if rows is None else documents.select(rows)
             candidates.add(encoder.encode_documents(part, num_threads=num_threads), num_threads, rows)
             advance(end - begin)
-    if isinstance(encoder, LearnedReducer):
+    if starts_drift and isinstance(encoder, LearnedReducer):
         encoder.forget_drift()  # what comes now is compared with these documents
 
 

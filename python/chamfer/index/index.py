@@ -1,97 +1,58 @@
-"""Index: build, search, save and open a collection."""
+"""Index: build, search, change, save and open a collection."""
 
 from __future__ import annotations
 
 import copy
-import json
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chamfer._files import locked_file
 from chamfer._runtime import check_positive_int, resolve_num_threads
-from chamfer.candidates import Candidates
-from chamfer.cascade import Cascade
-from chamfer.errors import CorruptIndexError
-from chamfer.index import storage
-from chamfer.index.filling import candidates_file, check_insertion_order, load_candidates, make_candidates
+from chamfer.index import catalogue, legacy, storage
+from chamfer.index.building import Wish, build_all, build_in_parts, check_budget
+from chamfer.index.filling import check_insertion_order
+from chamfer.index.filters import check_metadata
 from chamfer.index.ids import check_ids
-from chamfer.index.reducing import Reducer, load_reducer, reducer_name, resolve_reducer
-from chamfer.index.reranking import code_writers, make_cascade, open_cascade, resolve_stages, stage_settings
+from chamfer.index.reducing import Reducer
+from chamfer.index.reranking import resolve_stages
+from chamfer.index.searching import SearchResult, check_filter, explain_rows, most_found, search, timed
+from chamfer.index.segments import ids_array, mapped_file
 from chamfer.index.settings import SearchSettings
+from chamfer.index.snapshot import Snapshot
 from chamfer.index.tuning import check_recall, split_queries, tune
 from chamfer.index.tuning_report import TuningReport
-from chamfer.reducers import ball_carving
-from chamfer.scoring import maxsim_topk
+from chamfer.index.writing import Writer
 from chamfer.token_vectors import FloatArray, TokenVectors, TokenVectorsLike, as_token_vectors
-
-# Documents that a search reranks when num_candidates is None, or ten per result if that is more. On SciFact 500 of
-# 5,183 candidates hold 0.95 of the exact top 10.
-_DEFAULT_NUM_CANDIDATES = 500
-_DEFAULT_CANDIDATES_PER_RESULT = 10
-
-_MAPPED = frozenset({"vectors.npy"})
-
-# Candidates fetched at a time where there are empty documents to drop: 50 MB.
-_FETCHED_AT_A_TIME = 4 * 2**20
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What a search found, and what each stage took.
-
-    Attributes:
-        ids: shape (num_queries, k), best first: int64, -1 where fewer than k were found; or, if ids are strings, an
-            object array of str, None where fewer were found. An inverted index may find fewer documents than there are.
-        scores: float32, shape (num_queries, k), those of the last stage: MaxSim, exact or with codes, or the encodings'
-            inner product if the index does not rerank; -inf where there are fewer.
-        timings: seconds for the whole batch by stage ("encode", "candidates", "carve" if asked for, "rerank scalar:2",
-            "rerank exact" and so on; or "exact"), and "total".
-        kept: documents that each stage handed on, by stage, for the query with the most.
-    """
-
-    ids: NDArray[Any]
-    scores: NDArray[np.float32]
-    timings: dict[str, float] = field(default_factory=dict)
-    kept: dict[str, int] = field(default_factory=dict)
 
 
 class Index:
     """A searchable collection of token vectors; make one with `build` or `open`.
 
     A search encodes the query to one vector, takes the documents with the nearest encodings as candidates, and scores
-    those by MaxSim: with codes first, the best of them exactly. Searches may run in many threads at once.
+    those by MaxSim: with codes first, the best of them exactly. Searches may run in many threads at once, and while
+    documents are added or deleted: each sees the state of when it began. One writer at a time, in one process, may
+    change an index; see docs/index.md for what is promised.
     """
 
     def __init__(
         self,
-        documents: TokenVectors,
-        ids: list[int] | list[str],
-        reducer: Reducer,
-        candidates: Candidates,
-        cascade: Cascade | None,
-        path: Path | None = None,
+        snapshot: Snapshot,
         settings: SearchSettings | None = None,
+        path: Path | None = None,
+        mode: Literal["r", "a"] = "a",
     ) -> None:
-        self._documents = documents
-        self._ids = ids
-        self._reducer = reducer
-        self._candidates = candidates
-        self._cascade = cascade
-        self._path = path
-        self._generation: str | None = None  # the name of what lies at that path, if it is this index
+        self._writer = Writer(snapshot, path, SearchSettings())
+        self._mode = mode
+        self._is_closed = False
+        self._rows: tuple[Snapshot, dict[int | str, int]] | None = None
         self.settings = settings or SearchSettings()
         self.tuning_report: TuningReport | None = None  # of the last `tune`, or of `build` with a target
-        self._num_empty = int((documents.lengths == 0).sum())
-        self._ids_by_row: NDArray[Any] = np.empty(len(ids), object if ids and isinstance(ids[0], str) else np.int64)
-        self._ids_by_row[:] = ids
-        self._row_of: dict[int | str, int] | None = None
 
     # ── build, save, open ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -106,8 +67,10 @@ class Index:
         candidates: Any = "auto",
         insertion_order: Literal["input", "random", "lid_desc", "lid_asc"] = "input",
         rerank: str | Sequence[str] | None = "auto",
+        metadata: Sequence[dict[str, Any] | None] | None = None,
         queries: TokenVectorsLike | None = None,
         target_recall: float | None = None,
+        memory_budget: int | str | None = None,
         num_threads: int | None = None,
         progress: bool = False,
     ) -> Index:
@@ -116,7 +79,7 @@ class Index:
         Args:
             documents: a collection of documents, float32 or float16; kept in that precision, not copied.
             ids: one per document, all different: integers from 0 or strings. None means the rows, 0 to n - 1.
-            path: folder to save the index in, see `save`.
+            path: folder to save the index in, see `save`; token vectors are mapped from there, codes too.
             reducer: makes one vector of a document; the index keeps a copy, fitted to documents and queries if
                 the reducer needs `fit` and has not had it. "learned" is a LearnedReducer of a size for this collection,
                 "fde" is FixedDimensionalEncoder(dim), "auto" the former from 500 documents on, the latter below.
@@ -131,11 +94,16 @@ class Index:
                 stage hands its best on to the next; the index keeps the codes of each. "auto" is "exact" below 1,000
                 documents, from there on ["int8", "exact"] while the codes take no more than 32 MB, and
                 ["scalar:2", "exact"] beyond. None returns candidates as the encodings rank them.
+            metadata: a dict per document, or None for it, of str, int, float, bool and None by keys that are
+                identifiers; what `search(filter=)` asks about.
             queries: sample queries, a hundred or more, to fit the reducer; without them recall is lower (see
                 `LearnedReducer.fit`). Codes are fitted to them too, also where the reducer is fitted already.
             target_recall: call `tune` at the end, k = 10, and keep its report in `tuning_report`: with every other of
                 the queries, which the fit then does not see; or, without queries, with passages of documents, whose
                 recall is only near that of real queries.
+            memory_budget: bytes, or such as "1GB", that building may take, at least 256 MiB; needs a path. The
+                collection, best one that is memory-mapped, is then encoded and written in parts, each a segment of the
+                index. None holds all codes and encodings until they are written.
             num_threads: threads to use; None means the CPUs of this process.
             progress: show progress bars (needs tqdm: pip install "chamfer[cli]").
 
@@ -147,113 +115,247 @@ class Index:
         """
         if path is not None:
             storage.refuse_foreign(Path(path))  # now rather than when all the work is done
+        budget = check_budget(memory_budget)
+        if budget is not None and path is None:
+            raise ValueError("memory_budget: expected a path with it, since what does not fit into memory is on disk")
         collection = as_token_vectors(documents, "documents")
         if collection.num_tokens == 0:
             raise ValueError("documents: expected at least one document with a vector, got none")
         checked_ids = check_ids(ids, len(collection))
+        found_ids = ids_array(checked_ids, are_strings=bool(checked_ids) and isinstance(checked_ids[0], str))
+        rows = check_metadata(metadata, len(collection))
         check_insertion_order(insertion_order)
-        stages = resolve_stages(rerank, collection)
+        resolve_stages(rerank, collection)
         threads = resolve_num_threads(num_threads)
         target_recall = None if target_recall is None else check_recall(target_recall)
-        if target_recall is not None and stages is None:
+        if target_recall is not None and rerank is None:
             raise ValueError("target_recall: expected None, since nothing is reranked that could be tuned")
         queries, held_out = split_queries(queries, collection) if target_recall is not None else (queries, None)
-        encoder = resolve_reducer(reducer, collection, queries, threads, progress)
-        found = make_candidates(candidates, encoder, collection, threads, progress, insertion_order)
-        is_auto = isinstance(rerank, str) and rerank == "auto"
-        cascade = make_cascade(stages, collection, queries, threads, is_auto=is_auto)
-        index = cls(collection, checked_ids, encoder, found, cascade)
+        sample = None if queries is None else as_token_vectors(queries, "queries")
+        wish = Wish(reducer, candidates, rerank, sample, insertion_order)
+        if budget is None:
+            index = cls(Snapshot(*build_all(wish, collection, found_ids, rows, threads, progress)))
+            if path is not None and target_recall is None:
+                index.save(path)
+        else:
+            if insertion_order != "input":
+                raise ValueError("insertion_order: expected 'input' where memory_budget is given")
+            folder = Path(path or "")
+            folder.mkdir(parents=True, exist_ok=True)
+            with locked_file(folder / storage.LOCK):
+                made = build_in_parts(wish, collection, found_ids, rows, threads, progress, budget, folder)
+                snapshot = storage.write_whole(folder, Snapshot(*made), SearchSettings())
+            index = cls(snapshot, None, folder)
         if target_recall is not None and held_out is not None:
             index.tune(held_out, target_recall, num_threads=threads, progress=progress)
-        if path is not None:
-            index.save(path)
+            if path is not None:
+                index.save(path)
         return index
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to a folder, replacing an index there in one step; readers of the old one keep it.
 
-        To the folder that it was opened from or saved to last, only `settings` are written: nothing else can change.
-        If another index was saved there in the meantime, that one stays.
+        To the folder that it was opened from or saved to last, only `settings` are written: all else is there already.
+        If another index was saved there in the meantime, or this one was changed by another writer, that one stays.
 
         Args:
             path: a folder: new, empty, or holding an index.
 
         Raises:
-            FileExistsError: the folder holds something else, or an index that was saved there since this one was.
-            LockedIndexError: another save to this folder is under way.
+            FileExistsError: the folder holds something else, or a state that came after this one.
+            LockedIndexError: somebody else is writing to this folder.
             OSError: the disk is full or not writable; an index that was there is still there.
         """
         folder = Path(path)
-        self._generation = storage.write(
-            folder,
-            {
-                "reducer": reducer_name(self._reducer),
-                "candidates": self._candidates.description,
-                "rerank": stage_settings(self._cascade),
-                "search": self._settings.to_json(),
-            },
-            {
-                "vectors.npy": lambda file: np.save(file, self._documents.vectors, allow_pickle=False),
-                "offsets.npy": lambda file: np.save(file, self._documents.offsets, allow_pickle=False),
-                "ids.json": lambda file: _write_json(file, self._ids),
-                "reducer.npz": self._reducer.save,
-                candidates_file(self._candidates): self._candidates.save,
-                **code_writers(self._cascade),
-            },
-            generation_read=self._generation if self._path == folder else None,
-            mapped=_MAPPED,
-        )
-        self._path = folder
+        writer = self._writer
+        if writer.path == folder and storage.is_present(folder) and storage.is_whole(folder, self._snapshot):
+            writer.store_settings(self._settings)
+            if self._mode == "r":
+                writer.close()
+            return
+        storage.refuse_foreign(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if writer.path == folder:
+            writer.close()
+            storage.refuse_newer(folder, self._snapshot)
+        with locked_file(folder / storage.LOCK):
+            snapshot = storage.write_whole(folder, storage.detached(self._snapshot), self._settings)
+        writer.close()
+        self._writer = Writer(snapshot, folder, self._settings)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], mode: Literal["r"] = "r", *, verify: bool = False) -> Index:
-        """Open a saved index; token vectors stay on disk and are memory-mapped, codes are read.
+    def open(cls, path: str | os.PathLike[str], mode: Literal["r", "a"] = "r", *, verify: bool = False) -> Index:
+        """Open a saved index; token vectors and codes stay on disk and are memory-mapped.
 
-        Nobody may change or truncate the files while the index is open: `save` replaces them, it never does.
+        Nobody may change or truncate the files while the index is open: writers add files and never do.
 
         Args:
-            path: the folder given to `save`.
-            mode: "r", read; saved indexes cannot be changed yet.
-            verify: check the memory-mapped vectors' checksum too, which reads them all. Other files are always checked.
+            path: the folder given to `save` or `build`.
+            mode: "r", read, as many as like; "a", read and change, one at a time, until `close`.
+            verify: check the token vectors' checksums too, which reads them all. All else is always checked.
 
         Raises:
             FileNotFoundError: there is no index at this path.
-            CorruptIndexError: a file is missing, cut short or changed.
+            CorruptIndexError: a file is missing, cut short or changed; see `chamfer verify`.
+            LockedIndexError: mode "a", and somebody else has it open so.
             ValueError: a newer chamfer wrote it, or another mode.
         """
-        if mode != "r":
-            raise ValueError(f"mode: expected 'r' (indexes cannot be changed in place yet), got {mode!r}")
+        if mode not in ("r", "a"):
+            raise ValueError(f"mode: expected 'r' to read or 'a' to change too, got {mode!r}")
         folder = Path(path)
-
-        def load(settings: dict[str, Any], generation: Path) -> Index:
-            reducer = load_reducer(generation / "reducer.npz", settings.get("reducer", ""))
-            candidates = load_candidates(generation, reducer.output_dimension, settings.get("candidates", ""))
-            try:
-                vectors = np.load(generation / "vectors.npy", mmap_mode="r", allow_pickle=False)
-                offsets = np.load(generation / "offsets.npy", allow_pickle=False)
-                ids = json.loads((generation / "ids.json").read_bytes())
-                if vectors.ndim != 2 or vectors.shape[1] != reducer.dim or int(offsets[-1]) != len(vectors):
-                    raise ValueError(f"vectors {vectors.shape}, offsets to {offsets[-1]}, reducer of dim {reducer.dim}")
-                if not len(offsets) - 1 == len(ids) == candidates.num_documents:
-                    raise ValueError(
-                        f"{len(offsets) - 1} documents, {len(ids)} ids, {candidates.num_documents} encodings"
-                    )
-                documents = TokenVectors._trusted(vectors.view(np.ndarray), offsets)
-                checked_ids = check_ids(ids, len(ids))
-            except CorruptIndexError:
-                raise
-            except (ValueError, KeyError, TypeError, IndexError) as error:
-                raise CorruptIndexError(f"{generation}: its files do not fit together ({error})") from None
-            cascade = open_cascade(settings, generation, documents)
-            try:
-                search = SearchSettings.from_json(settings["search"])
-                index = cls(documents, checked_ids, reducer, candidates, cascade, folder, search)
-            except (ValueError, KeyError, TypeError) as error:
-                raise CorruptIndexError(f"{generation}: its settings do not fit together ({error})") from None
-            index._generation = generation.name
+        if storage.is_present(folder):
+            if mode == "r":
+                return cls(*storage.open_snapshot(folder, verify=verify), folder, mode)
+            with locked_file(folder / storage.LOCK):  # before it is read, lest it is not what will be changed
+                index = cls(*storage.open_snapshot(folder, verify=verify), folder, mode)
+            index._writer.lock()
             return index
+        index = cls(*legacy.read(folder, verify=verify), folder, mode)
+        if mode == "a":
+            index.save(folder)
+            index._writer.lock()
+        return index
 
-        return storage.read(folder, load, verify=verify, mapped=_MAPPED)
+    def refresh(self) -> bool:
+        """See what writers have committed since this index was opened or refreshed, and return whether it changed.
+
+        Costs a read of a small file if nothing has; segments that are open stay so. Searches that are under way keep
+        the state they began with.
+
+        Raises:
+            FileNotFoundError: the index is no more.
+            CorruptIndexError: as `open`.
+        """
+        path, snapshot = self._writer.path, self._snapshot
+        if self._mode != "r" or path is None or snapshot.manifest is None:
+            return False
+        if catalogue.generation(path)[1] == snapshot.manifest.generation:
+            return False
+        found, settings = storage.open_snapshot(path, verify=False, known=snapshot)
+        self._writer.snapshot = found
+        self.settings = settings
+        return True
+
+    def close(self) -> None:
+        """Let another writer have the index. Files that are mapped are let go when nothing refers to them any more."""
+        self._writer.close()
+        self._is_closed = True
+
+    def __enter__(self) -> Index:
+        """Return the index itself; it is closed at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the index."""
+        self.close()
+
+    # ── change ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def add(
+        self,
+        documents: TokenVectorsLike | Iterator[Any],
+        ids: Iterable[int] | Iterable[str],
+        metadata: Iterable[dict[str, Any] | None] | None = None,
+        *,
+        num_threads: int | None = None,
+    ) -> int:
+        """Add documents; one whose id is there already takes that document's place, with its metadata.
+
+        All of them are there when this returns, on disk and synced if the index has a folder; after an error, or a
+        crash before, none is. To add the same again changes nothing.
+
+        Args:
+            documents: a collection; or an iterator of documents, arrays of shape (n_i, dim), of which some 130,000
+                vectors are held at a time.
+            ids: one per document, all different, int or str as those of the index.
+            metadata: one dict or None per document, as in `build`.
+            num_threads: threads to use; None means the CPUs of this process.
+
+        Returns:
+            How many ids were new.
+
+        Raises:
+            TypeError: an argument has a wrong type or dtype.
+            ValueError: another dim than the index's, vectors that are not finite, ids that repeat, lengths that differ,
+                or the index was opened to read.
+            LockedIndexError: another process is changing the index.
+            OSError: the disk is full or not writable.
+        """
+        return self._change(documents, ids, metadata, num_threads, must_exist=False, keep_metadata=False)
+
+    def update(
+        self,
+        documents: TokenVectorsLike | Iterator[Any],
+        ids: Iterable[int] | Iterable[str],
+        metadata: Iterable[dict[str, Any] | None] | None = None,
+        *,
+        num_threads: int | None = None,
+    ) -> None:
+        """Replace documents that are there; without metadata they keep theirs. As `add` in all else.
+
+        Raises:
+            KeyError: no document has this id; then none is replaced.
+            TypeError, ValueError, LockedIndexError, OSError: as `add`.
+        """
+        self._change(documents, ids, metadata, num_threads, must_exist=True, keep_metadata=metadata is None)
+
+    def _change(self, documents: Any, ids: Any, metadata: Any, num_threads: int | None, **how: bool) -> int:
+        self._check_writable()
+        return self._writer.add(documents, ids, metadata, resolve_num_threads(num_threads), **how)
+
+    def delete(self, ids: int | str | Iterable[int] | Iterable[str]) -> int:
+        """Delete documents; no search that begins after this returns finds them. `compact` reclaims their room.
+
+        Args:
+            ids: of documents, one or many; those that are not there are passed over, so that it can be done again.
+
+        Returns:
+            How many were there.
+
+        Raises:
+            TypeError: ids of another type than the index's.
+            ValueError: the index was opened to read.
+            LockedIndexError: another process is changing the index.
+            OSError: the disk is full or not writable.
+        """
+        self._check_writable()
+        some = [ids] if isinstance(ids, (int, str, np.integer)) else ids
+        found = check_filter(some, are_strings=self._snapshot.are_strings)
+        if found is None or found.ids is None:
+            raise TypeError(f"ids: expected ids of documents, got {type(ids).__name__}")
+        return self._writer.delete(sorted(found.ids))
+
+    def compact(
+        self, *, memory_budget: int | str | None = None, num_threads: int | None = None, progress: bool = False
+    ) -> None:
+        """Merge segments into one, drop deleted documents, reclaim their room on disk.
+
+        If the collection has more than doubled since reducer, codecs and candidates were fitted, and all three were
+        chosen by name, they are fitted anew, with the sample queries that `build` had. Readers go on with what they
+        have open.
+
+        Args:
+            memory_budget: as in `build`, where the model is fitted anew.
+            num_threads: threads to use; None means the CPUs of this process.
+            progress: show progress bars (needs tqdm: pip install "chamfer[cli]").
+
+        Raises:
+            ValueError: the index was opened to read, or a budget out of range.
+            LockedIndexError: another process is changing the index.
+            OSError: the disk is full: merging needs room for the merged segment beside the old ones.
+        """
+        self._check_writable()
+        self._writer.compact(resolve_num_threads(num_threads), progress, check_budget(memory_budget))
+
+    def _check_writable(self) -> None:
+        if self._is_closed:
+            raise ValueError("this index is closed; open it again")
+        if self._mode == "r":
+            raise ValueError("this index was opened to read; open it with mode='a' to change it")
+
+    @property
+    def _snapshot(self) -> Snapshot:
+        return self._writer.snapshot
 
     @property
     def settings(self) -> SearchSettings:
@@ -264,15 +366,17 @@ class Index:
     def settings(self, settings: SearchSettings) -> None:
         if not isinstance(settings, SearchSettings):
             raise TypeError(f"settings: expected SearchSettings, got {type(settings).__name__}")
-        num_budgets = 0 if self._cascade is None else len(self._cascade.stages) - 1
+        cascade = self._snapshot.cascade
+        num_budgets = 0 if cascade is None else len(cascade.stages) - 1
         if settings.budgets is not None and len(settings.budgets) != num_budgets:
             raise ValueError(
                 f"settings: expected {num_budgets} budgets, one for each stage but the last, "
                 f"got {len(settings.budgets)}"
             )
-        if settings.nprobe is not None and self._candidates.num_lists is None:
-            raise ValueError(f"settings: expected nprobe=None, since {self._candidates.description!r} has no lists")
-        self._settings = settings
+        candidates = self._snapshot.candidates
+        if settings.nprobe is not None and candidates.num_lists is None:
+            raise ValueError(f"settings: expected nprobe=None, since {candidates.description!r} has no lists")
+        self._settings = self._writer.search = settings
 
     # ── search ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -282,7 +386,9 @@ class Index:
         k: int = 10,
         *,
         num_candidates: int | None = None,
+        filter: str | Iterable[int] | Iterable[str] | NDArray[np.bool_] | None = None,  # noqa: A002  # as everywhere
         exact: bool = False,
+        explain: bool = False,
         carving_threshold: float | None = None,
         num_threads: int | None = None,
     ) -> SearchResult:
@@ -294,7 +400,12 @@ class Index:
             num_candidates: documents to rerank per query, at least k, with the defaults of all other settings but
                 `nprobe`; more: better recall, slower. None means the index's `settings` as a whole, or else 500, or
                 10 k if that is more.
+            filter: what may be returned: a condition on metadata, such as "year >= 2020 and venue in ('SIGIR', 'ECIR')"
+                (see `chamfer.index.filters.Condition`); ids, of which those that are not there are passed over; or a
+                mask, one bool per document in the order of `ids`. Few documents are all reranked; of many, candidates
+                are found.
             exact: score every document by MaxSim and skip the candidates: the answer that the others approximate.
+            explain: tell how each document matches, in `explanations`; reads its token vectors once more.
             carving_threshold: rerank with queries shortened by `ball_carving` at this threshold; faster, scores
                 approximate. None reranks with all query tokens.
             num_threads: threads to use; None means the CPUs of this process. The result does not depend on it. The
@@ -305,28 +416,46 @@ class Index:
 
         Raises:
             TypeError: an argument has a wrong type or dtype.
-            ValueError: another dim than the index's, vectors that are not finite, k below 1, num_candidates below k, or
-                a carving_threshold where nothing is reranked.
+            ValueError: another dim than the index's, vectors that are not finite, k below 1, num_candidates below k, a
+                carving_threshold where nothing is reranked, a filter that is no condition or a mask of another length,
+                or a condition with a key that no document has.
         """
         query_vectors = self._check_queries(queries)
         k = check_positive_int(k, "k")
         if num_candidates is not None and check_positive_int(num_candidates, "num_candidates") < k:
             raise ValueError(f"num_candidates: expected at least k = {k}, got {num_candidates}")
         threads = resolve_num_threads(num_threads)
-        if carving_threshold is not None and (exact or self._cascade is None):
+        begin = time.perf_counter()
+        timings: dict[str, float] = {}
+        snapshot = self._snapshot
+        if carving_threshold is not None and (exact or snapshot.cascade is None):
             raise ValueError("carving_threshold: expected None, since this search does not rerank")
+        wanted = check_filter(filter, are_strings=snapshot.are_strings)
+        allowed = None
+        if wanted is not None:
+            with timed(timings, "filter"):
+                allowed = wanted.rows(snapshot, self._rows_of(snapshot) if wanted.ids is not None else None)
         if exact:
-            timings: dict[str, float] = {}
-            with _timed(timings, "exact"):
-                scores, rows = maxsim_topk(query_vectors, self._documents, k, num_threads=threads)
-            timings["total"] = timings["exact"]
-            return SearchResult(self._ids_of(rows), scores, timings, {"exact": _most_found(rows)})
-        settings = self._settings
-        if num_candidates is not None:
-            settings = SearchSettings(num_candidates, nprobe=settings.nprobe)
-        elif settings.k is not None and k > settings.k:
-            settings = SearchSettings(nprobe=settings.nprobe)
-        return self._search(query_vectors, k, settings, carving_threshold, threads)
+            with timed(timings, "exact"):
+                scores, rows = snapshot.exact(query_vectors, k, allowed, threads)
+            kept = {"exact": most_found(rows)}
+        else:
+            settings = self._settings
+            if num_candidates is not None:
+                settings = SearchSettings(num_candidates, nprobe=settings.nprobe)
+            elif settings.k is not None and k > settings.k:
+                settings = SearchSettings(nprobe=settings.nprobe)
+            scores, rows, stages, kept = search(
+                snapshot, query_vectors, k, settings, allowed, carving_threshold, threads
+            )
+            timings |= stages
+        explanations = None
+        if explain:
+            with timed(timings, "explain"):
+                explanations = explain_rows(snapshot, query_vectors, rows)
+        ids = snapshot.ids_of(rows)
+        timings["total"] = time.perf_counter() - begin
+        return SearchResult(ids, scores, timings, kept, explanations)
 
     def tune(
         self,
@@ -362,12 +491,12 @@ class Index:
         """
         query_vectors = self._check_queries(queries)
         k = check_positive_int(k, "k")
-        if self._cascade is None:
+        if self._snapshot.cascade is None:
             raise ValueError("tune: this index was built with rerank=None, nothing can be tuned")
         if query_vectors.num_tokens == 0:
             raise ValueError("queries: expected at least one query with a vector, got none")
         threads = resolve_num_threads(num_threads)
-        report = tune(self, query_vectors, check_recall(target_recall), k, threads, progress)
+        report = tune(self._snapshot, query_vectors, check_recall(target_recall), k, threads, progress)
         self.settings = report.settings
         self.tuning_report = report
         return report
@@ -378,164 +507,113 @@ class Index:
 
         A copy: to fit it anew does not change the index, whose encodings are there already.
         """
-        return copy.copy(self._reducer)
+        return copy.copy(self._snapshot.model.reducer)
 
     def _check_queries(self, queries: TokenVectorsLike) -> TokenVectors:
         query_vectors = as_token_vectors(queries, "queries")
-        if query_vectors.dim != self._documents.dim:
-            raise ValueError(f"queries: expected dim {self._documents.dim} (the index's), got {query_vectors.dim}")
+        dim = self._snapshot.documents.dim
+        if query_vectors.dim != dim:
+            raise ValueError(f"queries: expected dim {dim} (the index's), got {query_vectors.dim}")
         return query_vectors
 
-    def _search(
-        self,
-        query_vectors: TokenVectors,
-        k: int,
-        settings: SearchSettings,
-        carving_threshold: float | None,
-        num_threads: int,
-    ) -> SearchResult:
-        """Search by candidates; arguments are checked."""
-        timings: dict[str, float] = {}
-        kept: dict[str, int] = {}
-        begin = time.perf_counter()
-        num_candidates = settings.num_candidates or 0
-        if num_candidates < k:
-            num_candidates = max(_DEFAULT_NUM_CANDIDATES, _DEFAULT_CANDIDATES_PER_RESULT * k)
-        with _timed(timings, "encode"):
-            encodings = self._reducer.encode_queries(query_vectors, num_threads=num_threads)
-        with _timed(timings, "candidates"):
-            width = min(k if self._cascade is None else num_candidates, len(self))
-            scores, rows = self._find_candidates(encodings, width, num_threads, settings.nprobe)
-        kept["candidates"] = _most_found(rows)
-        if self._cascade is not None:
-            if carving_threshold is not None:
-                with _timed(timings, "carve"):
-                    query_vectors = ball_carving(query_vectors, carving_threshold)
-            budgets = self._cascade.default_budgets(k)
-            if settings.budgets is not None:  # those for fewer results than k give way
-                budgets = tuple(b if b >= k else d for b, d in zip(settings.budgets, budgets, strict=True))
-            found = self._cascade.run(
-                query_vectors, rows, k, budgets=budgets, margin=settings.margin, num_threads=num_threads
-            )
-            scores, rows = found.scores, found.rows
-            timings |= found.timings
-            kept |= found.kept
-        elif width < k:
-            missing = ((0, 0), (0, k - width))
-            scores = np.pad(scores, missing, constant_values=-np.inf)
-            rows = np.pad(rows, missing, constant_values=-1)
-        ids = self._ids_of(rows)
-        timings["total"] = time.perf_counter() - begin
-        return SearchResult(ids, scores, timings, kept)
-
-    def _rows_of(self, ids: NDArray[Any]) -> NDArray[np.int64]:
-        row_of = self._known_rows()
-        return np.array([[row_of.get(i, -1) for i in row] for row in ids.tolist()], np.int64).reshape(ids.shape)
-
-    def _known_rows(self) -> dict[int | str, int]:
-        if self._row_of is None:
-            self._row_of = dict(zip(self._ids, range(len(self)), strict=True))
-        return self._row_of
-
-    def _ids_of(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        ids = self._ids_by_row[rows]
-        ids[rows < 0] = None if ids.dtype == object else -1
-        return ids
-
-    def _find_candidates(
-        self, encodings: NDArray[np.float32], width: int, num_threads: int, nprobe: int | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        if not self._num_empty:
-            return self._candidates.search(encodings, width, num_threads, nprobe)
-        # Encodings of empty documents are zero, which beats negative scores: as many more are fetched, then dropped.
-        num_fetched = min(width + self._num_empty, len(self))
-        scores = np.empty((len(encodings), width), np.float32)
-        rows = np.empty((len(encodings), width), np.int64)
-        offsets = self._documents.offsets
-        batch = max(1, _FETCHED_AT_A_TIME // num_fetched)
-        for begin in range(0, len(encodings), batch):
-            part = slice(begin, begin + batch)
-            some_scores, some = self._candidates.search(encodings[part], num_fetched, num_threads, nprobe)
-            lost = (some >= 0) & (offsets[some] == offsets[some + 1])
-            some_scores[lost], some[lost] = -np.inf, -1
-            order = np.argsort(some < 0, axis=1, kind="stable")[:, :width]
-            scores[part] = np.take_along_axis(some_scores, order, 1)
-            rows[part] = np.take_along_axis(some, order, 1)
-        return scores, rows
+    def _rows_of(self, snapshot: Snapshot) -> dict[int | str, int]:
+        """Return the row of each document of a snapshot, made once."""
+        if self._rows is None or self._rows[0] is not snapshot:
+            self._rows = (snapshot, snapshot.rows_by_id())
+        return self._rows[1]
 
     # ── inspect ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def __len__(self) -> int:
-        return len(self._documents)
+        return self._snapshot.num_documents
+
+    @property
+    def ids(self) -> NDArray[Any]:
+        """The ids of all documents, int64 or object of str, in the order that a mask of `search(filter=)` has."""
+        snapshot = self._snapshot
+        return snapshot.ids_of(snapshot.live_rows())
+
+    def __contains__(self, id: object) -> bool:  # noqa: A002  # the word of the interface
+        """Return whether a document has this id."""
+        snapshot = self._snapshot
+        return id in self._rows_of(snapshot)
 
     def get(self, id: int | str) -> FloatArray:  # noqa: A002  # the word of the interface
         """Return the token vectors of a document, shape (num_tokens, dim), in the stored precision.
 
         Args:
-            id: as given to `build`.
+            id: as given to `build` or `add`.
 
         Raises:
             KeyError: no document has this id.
             TypeError: neither an int nor a str.
         """
+        snapshot, row = self._find(id)
+        return snapshot.vectors_of(row)
+
+    def get_metadata(self, id: int | str) -> dict[str, Any]:  # noqa: A002  # the word of the interface
+        """Return the metadata of a document, empty if it has none.
+
+        Args:
+            id: as given to `build` or `add`.
+
+        Raises:
+            KeyError, TypeError: as `get`.
+        """
+        snapshot, row = self._find(id)
+        segment, local = snapshot.place_of(row)
+        return segment.metadata.of(local)
+
+    def _find(self, id: int | str) -> tuple[Snapshot, int]:  # noqa: A002
         if isinstance(id, bool) or not isinstance(id, (int, str, np.integer)):
             raise TypeError(f"id: expected an int or str as given to build, got {type(id).__name__}")
+        snapshot = self._snapshot
         try:
-            return self._documents[self._known_rows()[id]]
+            return snapshot, self._rows_of(snapshot)[id]
         except KeyError:
             raise KeyError(f"id: no document {id!r} in this index of {len(self)}") from None
 
     def stats(self) -> dict[str, Any]:
-        """Return documents, vectors, dtype, reducer, candidates, stages, path, and the bytes per token of each part.
+        """Return documents, vectors, dtype, reducer, candidates, stages, segments, path, and the bytes per token.
 
-        "bytes_per_token" has "token_vectors", "candidates", and "codes scalar:2" and the like; "on_disk" names those of
-        them that are memory-mapped, and take no memory but what the system has cached.
+        "bytes_per_token" has "token_vectors", "candidates", and "codes scalar:2" and the like, deleted documents
+        counted too; "on_disk" names those of them that are memory-mapped, and take no memory but what the system has
+        cached. "num_deleted" are documents whose room `compact` reclaims, "num_fitted" those that reducer, codecs and
+        candidates were fitted to; "disk_bytes" what the folder takes.
         """
-        tokens = self._documents.num_tokens
-        stages = () if self._cascade is None else self._cascade.stages
+        snapshot = self._snapshot
+        documents, model = snapshot.documents, snapshot.model
+        tokens = max(1, documents.num_tokens)
+        stages = () if snapshot.cascade is None else snapshot.cascade.stages
         codes = {f"codes {stage.name}": stage.documents.nbytes / tokens for stage in stages if stage.codec is not None}
+        candidates = sum(segment.candidates.nbytes for segment in snapshot.segments)
+        mapped = ["token_vectors", *codes] if mapped_file(snapshot.segments[0].documents.vectors) is not None else []
         return {
             "num_documents": len(self),
-            "num_tokens": tokens,
-            "dim": self._documents.dim,
-            "dtype": str(self._documents.dtype),
-            "reducer": repr(self._reducer),
-            "candidates": self._candidates.description,
-            "rerank": None if self._cascade is None else list(self._cascade.names),
-            "path": None if self._path is None else str(self._path),
+            "num_deleted": sum(segment.num_deleted for segment in snapshot.segments),
+            "num_fitted": model.num_documents,
+            "num_segments": len(snapshot.segments),
+            "num_tokens": documents.num_tokens,
+            "dim": documents.dim,
+            "dtype": ", ".join(sorted({str(segment.documents.dtype) for segment in snapshot.segments})),
+            "reducer": repr(model.reducer),
+            "candidates": snapshot.candidates.description,
+            "rerank": None if snapshot.cascade is None else list(snapshot.cascade.names),
+            "path": None if self._writer.path is None else str(self._writer.path),
+            "disk_bytes": None if snapshot.manifest is None else snapshot.manifest.num_bytes,
             "bytes_per_token": {
-                "token_vectors": self._documents.nbytes / tokens,
-                "reducer": self._reducer.nbytes / tokens,
-                "candidates": self._candidates.nbytes / tokens,
+                "token_vectors": documents.nbytes / tokens,
+                "reducer": model.reducer.nbytes / tokens,
+                "candidates": candidates / tokens,
                 **codes,
             },
-            "on_disk": ["token_vectors"] if _is_mapped(self._documents.vectors) else [],
+            "on_disk": mapped,
             "settings": self._settings.to_json(),
         }
 
     def __repr__(self) -> str:
+        documents = self._snapshot.documents
         return (
-            f"Index({len(self)} documents, {self._documents.num_tokens} vectors of {self._documents.dim} dims, "
-            f"{self._documents.dtype}, candidates {self._candidates.description!r})"
+            f"Index({len(self)} documents, {documents.num_tokens} vectors of {documents.dim} dims, "
+            f"{self._snapshot.segments[0].documents.dtype}, candidates {self._snapshot.candidates.description!r})"
         )
-
-
-def _most_found(rows: NDArray[np.int64]) -> int:
-    return int((rows >= 0).sum(axis=1).max(initial=0))
-
-
-def _is_mapped(array: Any) -> bool:
-    while array is not None and not isinstance(array, np.memmap):
-        array = getattr(array, "base", None)
-    return array is not None
-
-
-@contextmanager
-def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
-    begin = time.perf_counter()
-    yield
-    timings[stage] = time.perf_counter() - begin
-
-
-def _write_json(file: Path, value: Any) -> None:
-    file.write_text(json.dumps(value))

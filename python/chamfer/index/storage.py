@@ -1,230 +1,268 @@
-"""How an index lies on disk: a folder of files that is replaced in one step.
+"""How an index lies on disk: immutable segments, and a catalogue that says which of them are the index.
 
-- `PATH/manifest.json`: format version, settings, and name, size and checksum of every file of the current generation.
-- `PATH/g-<12 hex digits>/`: a generation, with vectors.npy, offsets.npy, ids.json, reducer.npz, candidates.faiss (or
-  candidates.npz, if they are binary codes), and codes-*.npz of each coded stage of reranking.
+- `PATH/catalogue.sqlite`: the manifest (settings, names, sizes and checksums of all files), and of each segment ids,
+  metadata and which documents are deleted. See catalogue.py.
+- `PATH/HEAD`: index and generation of the last change, to be read in no time.
+- `PATH/m-<12 hex digits>/`: the model: reducer.npz, codec-*.npz and, if it had sample queries, queries.chamfer.
+- `PATH/s-<12 hex digits>/`: a segment: documents.chamfer (see _containers.py) and candidates.faiss or candidates.npz.
 - `PATH/lock`: held by the one who writes.
 
-A save writes a new generation, syncs it, and then replaces manifest.json; that one rename is the moment of change. A
-crash leaves the old index, and a folder that the next save removes.
-
-Version 2 added codes, and to the settings the stages, the reducer's class and how wide a search looks. Version 1 still
-opens.
+A change writes new folders, syncs them, and then replaces the manifest by one transaction of SQLite; that is the moment
+of change. A crash leaves the old state or the new one, and folders that the next writer removes. This is version 3;
+versions 1 and 2 are read by legacy.py.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from chamfer._files import locked_file, replace_file, sync_folder
+from chamfer._files import sync_file, sync_folder
 from chamfer.errors import CorruptIndexError
+from chamfer.index import catalogue, legacy
+from chamfer.index.catalogue import Blobs, Manifest
+from chamfer.index.model import Model
+from chamfer.index.segments import (
+    Segment,
+    check_files,
+    decode_deleted,
+    files_of,
+    live_arrays,
+    make_segment,
+    open_segment,
+    segment_blobs,
+    with_deleted,
+)
+from chamfer.index.settings import SearchSettings
+from chamfer.index.snapshot import Snapshot
 
-_T = TypeVar("_T")
+LOCK = "lock"
 
-FORMAT = "chamfer.Index"
-FORMAT_VERSION = 2
-FILES = frozenset({"vectors.npy", "offsets.npy", "ids.json", "reducer.npz"})
-CANDIDATES = frozenset({"candidates.faiss", "candidates.npz"})  # one of them
-
-_CODES = re.compile(r"codes-[a-z0-9-]+\.npz")
-_MANIFEST = "manifest.json"
-_LOCK = "lock"
-_GENERATION = re.compile(r"g-[0-9a-f]{12}")
-_LEFT_BEHIND = re.compile(r"\.manifest\.json\.[0-9a-f]{12}")  # of a save that was killed
+_FOLDER = re.compile(r"[sm]-[0-9a-f]{12}")
+_OWN = re.compile(rf"{catalogue.CATALOGUE}(-wal|-shm)?|{catalogue.HEAD}|{LOCK}|\..*\.new.*|\.{catalogue.HEAD}.*")
 
 
 def refuse_foreign(path: Path) -> None:
     """Raise FileExistsError unless the folder is new, empty, or an index: a save replaces what is chamfer's own."""
-    try:
-        _read_manifest(path)
-    except FileNotFoundError:
-        if not path.exists():
-            return
-        own = (_GENERATION, _LEFT_BEHIND, re.compile(_LOCK))
-        if all(any(pattern.fullmatch(entry.name) for pattern in own) for entry in path.iterdir()):
-            return
-    except CorruptIndexError:
-        pass  # a damaged index, or another program's manifest: neither is to be lost in silence
-    else:
+    if not path.exists():
         return
-    raise FileExistsError(f"{path}: holds files that are not an index; choose a new or empty folder")
+    if not path.is_dir():
+        raise FileExistsError(f"{path}: is a file; choose a new or empty folder")
+    for entry in path.iterdir():
+        if not (_OWN.fullmatch(entry.name) or _FOLDER.fullmatch(entry.name) or legacy.is_own(entry.name)):
+            raise FileExistsError(f"{path}: holds {entry.name}, not of an index; choose a new or empty folder")
+    try:
+        if is_present(path):
+            catalogue.read(path)
+        elif (path / legacy.MANIFEST).exists():
+            legacy.read_manifest(path)
+    except CorruptIndexError as error:  # not to be lost in silence
+        raise FileExistsError(f"{path}: holds a damaged index ({error}); choose a new or empty folder") from None
 
 
-def write(
-    path: Path,
-    settings: Mapping[str, Any],
-    writers: Mapping[str, Callable[[Path], None]],
-    *,
-    generation_read: str | None,
-    mapped: frozenset[str],
-) -> str:
-    """Save a generation, and return its name: each writer gets the path of its file.
-
-    If `generation_read`, what the caller has from this folder, is still there and whole, as `read` checks it with
-    `mapped`, settings alone are written.
-
-    Raises:
-        FileExistsError: the folder holds something that is no index, or another generation than the one read.
-        LockedIndexError: another save is under way.
-    """
-    refuse_foreign(path)
-    path.mkdir(parents=True, exist_ok=True)
-    with locked_file(path / _LOCK):
-        if generation_read is not None and (path / _MANIFEST).exists():
-            manifest = _read_manifest(path)
-            if manifest["generation"] != generation_read:
-                raise FileExistsError(
-                    f"{path}: holds another index, saved since this one was opened or saved; "
-                    "open that one, or save this one to another folder"
-                )
-            if manifest["version"] == FORMAT_VERSION and _is_whole(path / generation_read, manifest["files"], mapped):
-                _write_manifest(path, manifest | {"settings": dict(settings)})
-                return generation_read
-        generation = path / f"g-{secrets.token_hex(6)}"
-        generation.mkdir()
-        try:
-            files = {}
-            for name, writer in writers.items():
-                writer(generation / name)
-                size = (generation / name).stat().st_size
-                files[name] = {"bytes": size, "blake2b": _sync_and_hash(generation / name)}
-            sync_folder(generation)
-            sync_folder(path)
-            manifest = {
-                "format": FORMAT,
-                "version": FORMAT_VERSION,
-                "generation": generation.name,
-                "settings": dict(settings),
-                "files": files,
-            }
-            _write_manifest(path, manifest)
-        except BaseException:
-            shutil.rmtree(generation, ignore_errors=True)
-            raise
-        for entry in path.iterdir():
-            if _LEFT_BEHIND.fullmatch(entry.name):
-                entry.unlink(missing_ok=True)
-            elif _GENERATION.fullmatch(entry.name) and entry != generation:
-                shutil.rmtree(entry, ignore_errors=True)  # on Windows a mapped file stays until the next save
-        return generation.name
+def is_present(path: Path) -> bool:
+    """Return whether a folder holds an index of this version."""
+    return (path / catalogue.HEAD).exists()
 
 
-def _write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
-    text = json.dumps(manifest, indent=1)
-    with replace_file(path / _MANIFEST) as file:
-        file.write(json.dumps({"checksum": _text_hash(text), "manifest": text}).encode())
-
-
-def read(path: Path, load: Callable[[dict[str, Any], Path], _T], *, verify: bool, mapped: frozenset[str]) -> _T:
-    """Return load(settings, folder of the current generation), its files checked before.
-
-    Sizes are always checked, checksums of all files but `mapped` ones, which `load` maps; `verify` checks those too.
-
-    Raises:
-        FileNotFoundError: there is no index at this path.
-        CorruptIndexError: a file is missing, cut short or changed.
-        ValueError: a newer chamfer wrote the index.
-    """
-    while True:
-        manifest = _read_manifest(path)
-        if manifest["version"] not in (1, FORMAT_VERSION):
-            raise ValueError(
-                f"{path}: format version {manifest['version']}, this chamfer reads up to {FORMAT_VERSION}; "
-                "upgrade chamfer"
-            )
-        generation = path / manifest["generation"]
-        try:
-            others = set(manifest["files"]) ^ FILES
-            unknown = {name for name in others - CANDIDATES if name in FILES or not _CODES.fullmatch(name)}
-            if unknown or len(others & CANDIDATES) != 1:
-                raise CorruptIndexError(
-                    f"{path}: expected files {sorted(FILES)} and one of {sorted(CANDIDATES)}, "
-                    f"got {sorted(manifest['files'])}"
-                )
-            _check_files(generation, manifest["files"], verify, mapped)
-            return load(_upgraded(manifest["settings"], manifest["version"]), generation)
-        except (CorruptIndexError, FileNotFoundError) as error:
-            # A save may have replaced the index, and removed these files, while they were read.
-            if _read_manifest(path)["generation"] == manifest["generation"]:
-                raise CorruptIndexError(str(error)) from None
-
-
-def _upgraded(settings: dict[str, Any], version: int) -> dict[str, Any]:
-    """Return settings as the present version has them."""
-    if version == FORMAT_VERSION:
-        return settings
-    return settings | {
-        "reducer": "FixedDimensionalEncoder",
-        "rerank": [{"name": "exact", "error": 0.0}] if settings.get("rerank") else None,
-        "search": {"num_candidates": None, "budgets": None, "margin": None},
+def _settings(snapshot: Snapshot, search: SearchSettings) -> dict[str, Any]:
+    """Return what the manifest holds besides files."""
+    return {
+        **snapshot.model.settings(),
+        "dim": snapshot.documents.dim,
+        "strings": snapshot.are_strings,
+        "candidates": snapshot.candidates.description,
+        "search": search.to_json(),
     }
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def _write_model(path: Path, model: Model) -> tuple[str, dict[str, tuple[int, str]]]:
+    """Write a model into a new folder, synced, and return its name and files."""
+    name = f"m-{secrets.token_hex(6)}"
+    folder = path / name
+    folder.mkdir()
+    model.save(folder)
+    for file in model.files:
+        sync_file(folder / file)
+    sync_folder(folder)
+    sync_folder(path)
+    return name, files_of(folder, model.files)
+
+
+def write_whole(path: Path, snapshot: Snapshot, search: SearchSettings) -> Snapshot:
+    """Make a folder hold this index instead of what it holds, and return it as it lies there. The lock is held."""
+    generation = 0
+    if is_present(path):
+        generation = catalogue.read(path)[0].generation
+    else:
+        for file in path.glob(f"{catalogue.CATALOGUE}*"):  # of a first build that was killed
+            file.unlink()
+        catalogue.create(path)
+    segments: list[Segment] = []
+    model = ""
     try:
-        stored = (path / _MANIFEST).read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(f"{path}: no index here (no {_MANIFEST})") from None
+        model, files = _write_model(path, snapshot.model)
+        for segment in snapshot.segments:
+            lies_there = segment.record is not None and (path / segment.record.name).exists()
+            segments.append(segment if lies_there else copied(path, segment, snapshot.model))
+        settings = _settings(snapshot, search)
+        manifest = Manifest(generation, secrets.token_hex(8), settings, model, files, _records(segments))
+        written = catalogue.write(path, manifest, {_name(segment): segment_blobs(segment) for segment in segments})
+    except BaseException:
+        # An error of the very last step may have come after the change: then these folders are the index.
+        if not _names(path, model):
+            for name in filter(None, (model, *map(_name, segments))):
+                shutil.rmtree(path / name, ignore_errors=True)
+        raise
+    remove_unused(path, written)
+    legacy.remove(path)
+    return Snapshot(snapshot.model, segments, written)
+
+
+def is_whole(path: Path, snapshot: Snapshot) -> bool:
+    """Return whether all files of a snapshot lie in a folder as they were written, by size and checksum."""
+    manifest = snapshot.manifest
+    if manifest is None:
+        return False
     try:
-        envelope = json.loads(stored)
-        if _text_hash(envelope["manifest"]) != envelope["checksum"]:
-            raise ValueError("its checksum differs")
-        manifest: dict[str, Any] = json.loads(envelope["manifest"])
-        if manifest["format"] != FORMAT:
-            raise ValueError(f"its format is {manifest['format']!r}")
-        if not _GENERATION.fullmatch(manifest["generation"]):
-            raise ValueError("it names a folder outside the index")
-        for part in ("version", "settings", "files"):
-            manifest[part]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CorruptIndexError(f"{path / _MANIFEST}: damaged, or not chamfer's ({error})") from None
-    return manifest
-
-
-def _check_files(generation: Path, files: Mapping[str, Any], verify: bool, mapped: frozenset[str]) -> None:
-    for name, expected in files.items():
-        file = generation / name
-        try:
-            size = file.stat().st_size
-            if size != expected["bytes"]:
-                raise CorruptIndexError(f"{file}: expected {expected['bytes']} bytes, got {size}")
-            if (verify or name not in mapped) and _hash(file) != expected["blake2b"]:
-                raise CorruptIndexError(f"{file}: its contents changed since it was written (checksum differs)")
-        except FileNotFoundError:
-            raise CorruptIndexError(
-                f"{file}: missing; restore the folder from a copy or build the index again"
-            ) from None
-
-
-def _is_whole(generation: Path, files: Mapping[str, Any], mapped: frozenset[str]) -> bool:
-    try:
-        _check_files(generation, files, verify=False, mapped=mapped)
+        check_files(path / manifest.model, manifest.model_files)
+        for record in manifest.segments:
+            check_files(path / record.name, record.files)
     except (CorruptIndexError, OSError):
         return False
     return True
 
 
-def _text_hash(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+def detached(snapshot: Snapshot) -> Snapshot:
+    """Return a snapshot that is to be written anew, wherever it lies."""
+    return Snapshot(snapshot.model, [replace(segment, record=None) for segment in snapshot.segments])
 
 
-def _hash(file: Path) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
+def refuse_newer(path: Path, snapshot: Snapshot) -> None:
+    """Raise FileExistsError if a folder holds a state that came after this one."""
+    if not is_present(path) or snapshot.manifest is None:
+        return
+    found = catalogue.read(path)[0]
+    if (found.index_id, found.generation) != (snapshot.manifest.index_id, snapshot.manifest.generation):
+        raise FileExistsError(
+            f"{path}: holds another index, or a later state, saved since this one was opened or saved; "
+            "open that one, or save this one to another folder"
+        )
 
 
-def _sync_and_hash(file: Path) -> str:
-    with file.open("rb+") as stream:
-        os.fsync(stream.fileno())
-    return _hash(file)
+def _names(path: Path, model: str) -> bool:
+    """Return whether the state of a folder is, or may be, of this model."""
+    try:
+        return bool(model) and catalogue.read(path)[0].model == model
+    except FileNotFoundError:
+        return False
+    except Exception:  # a disk that fails does so again
+        return True
+
+
+def copied(path: Path, segment: Segment, model: Model) -> Segment:
+    """Return a segment on disk with the contents of another; deleted documents stay, since candidates have them."""
+    arrays = live_arrays([replace(segment, deleted=None)])
+    made = make_segment(path, arrays, model.codecs, segment.ids, segment.metadata, lambda _: segment.candidates)
+    return with_deleted(made, segment.deleted)
+
+
+def commit(path: Path, before: Snapshot, after: Snapshot, search: SearchSettings) -> Snapshot:
+    """Make a snapshot the state of a folder whose state was `before`; its segments lie there. The lock is held.
+
+    Raises:
+        As `catalogue.write`.
+    """
+    assert before.manifest is not None
+    old = [segment.record for segment in before.segments]
+    changed = {_name(segment): segment_blobs(segment) for segment in after.segments if segment.record not in old}
+    manifest = replace(before.manifest, settings=_settings(after, search), segments=_records(after.segments))
+    if after.model is not before.model:
+        model, files = _write_model(path, after.model)
+        manifest = replace(manifest, model=model, model_files=files)
+    return Snapshot(after.model, after.segments, catalogue.write(path, manifest, changed))
+
+
+def _name(segment: Segment) -> str:
+    assert segment.record is not None
+    return segment.record.name
+
+
+def _records(segments: Sequence[Segment]) -> tuple[catalogue.Record, ...]:
+    return tuple(segment.record for segment in segments if segment.record is not None)
+
+
+def remove_unused(path: Path, manifest: Manifest) -> None:
+    """Remove folders that the manifest does not name, of changes that were interrupted or are past."""
+    used = {manifest.model, *(record.name for record in manifest.segments)}
+    for entry in path.iterdir():
+        if _FOLDER.fullmatch(entry.name) and entry.name not in used:
+            shutil.rmtree(entry, ignore_errors=True)  # on Windows a mapped file stays until the next writer
+        elif entry.name.startswith(".") and _OWN.fullmatch(entry.name):
+            entry.unlink(missing_ok=True)
+
+
+def open_snapshot(path: Path, *, verify: bool, known: Snapshot | None = None) -> tuple[Snapshot, SearchSettings]:
+    """Return the present state of a folder; segments and model that `known` has open are not opened again.
+
+    Raises:
+        FileNotFoundError: there is no index at this path.
+        CorruptIndexError: a file is missing, cut short or changed.
+        ValueError: a newer chamfer wrote it.
+    """
+    opened = {} if known is None or known.manifest is None else {_name(segment): segment for segment in known.segments}
+    while True:
+        manifest, blobs = catalogue.read(path, opened)
+        try:
+            return _open(path, manifest, blobs, opened, known, verify)
+        except (CorruptIndexError, FileNotFoundError) as error:
+            # A writer may have replaced the state, and removed these files, while they were read.
+            if catalogue.read(path, opened)[0].generation == manifest.generation:
+                text = str(error)
+                if isinstance(error, FileNotFoundError):
+                    text = f"{error.filename}: missing; restore the folder from a copy or build the index again"
+                raise CorruptIndexError(text) from None
+
+
+def _open(
+    path: Path,
+    manifest: Manifest,
+    blobs: Mapping[str, Blobs],
+    opened: Mapping[str, Segment],
+    known: Snapshot | None,
+    verify: bool,
+) -> tuple[Snapshot, SearchSettings]:
+    try:
+        settings = manifest.settings
+        if known is not None and known.manifest is not None and known.manifest.model == manifest.model:
+            model = known.model
+        else:
+            check_files(path / manifest.model, manifest.model_files)
+            model = Model.load(path / manifest.model, settings)
+        candidates = (settings["candidates"], model.reducer.output_dimension)
+        dim, are_strings = settings["dim"], settings["strings"]
+        segments = []
+        for record in manifest.segments:
+            own = blobs[record.name]
+            before = opened.get(record.name)
+            if before is None:
+                segments.append(
+                    open_segment(
+                        path, record, own, model.codecs, dim, candidates, are_strings=are_strings, verify=verify
+                    )
+                )
+            else:
+                deleted = decode_deleted(own.deleted, len(before))
+                segments.append(before if before.record == record else replace(before, deleted=deleted, record=record))
+        if not segments or model.reducer.dim != dim:
+            raise ValueError(f"{len(segments)} segments of dim {dim}, reducer of dim {model.reducer.dim}")
+        return Snapshot(model, segments, manifest), SearchSettings.from_json(settings["search"])
+    except (CorruptIndexError, FileNotFoundError):
+        raise
+    except (KeyError, TypeError, IndexError) as error:
+        raise CorruptIndexError(f"{path}: its settings do not fit together ({error})") from None

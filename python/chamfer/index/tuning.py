@@ -11,7 +11,7 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +19,11 @@ from numpy.typing import NDArray
 from chamfer._progress import progress_bar
 from chamfer._sampling import spread
 from chamfer.cascade import Cascade, document_passages
+from chamfer.index.searching import search
 from chamfer.index.settings import SearchSettings
+from chamfer.index.snapshot import Snapshot
 from chamfer.index.tuning_report import TuningPoint, TuningReport
-from chamfer.scoring import maxsim, maxsim_topk
 from chamfer.token_vectors import TokenVectors, TokenVectorsLike, as_token_vectors
-
-if TYPE_CHECKING:
-    from chamfer.index.index import Index
 
 _MAX_QUERIES = 512
 _TIMED_QUERIES = 48
@@ -147,23 +145,25 @@ def split_queries(
 
 
 def tune(
-    index: Index, queries: TokenVectors, target_recall: float, k: int, num_threads: int, progress: bool
+    snapshot: Snapshot, queries: TokenVectors, target_recall: float, k: int, num_threads: int, progress: bool
 ) -> TuningReport:
-    """Find settings; see `Index.tune`. The index is searched, not changed."""
-    cascade = index._cascade
+    """Find settings; see `Index.tune`."""
+    cascade = snapshot.cascade
     assert cascade is not None
     queries = queries.select(_some(queries, _MAX_QUERIES))
     with progress_bar(len(queries), "search exactly", progress, unit="query") as advance:
-        exact = _exact_rows(index, queries, k, num_threads, advance)
-    encodings = index._reducer.encode_queries(queries, num_threads=num_threads)
-    nprobes = _nprobes(index)
+        exact = _exact_rows(snapshot, queries, k, num_threads, advance)
+    encodings = snapshot.model.reducer.encode_queries(queries, num_threads=num_threads)
+    nprobes = _nprobes(snapshot)
     tried: list[_Tried] = []
     costs: list[float] = []
     with progress_bar(len(nprobes), "try settings", progress, unit="nprobe") as advance:
         for nprobe in nprobes:
-            simulation, grid = _simulate(index, cascade, queries, encodings, exact, target_recall, nprobe, num_threads)
+            simulation, grid = _simulate(
+                snapshot, cascade, queries, encodings, exact, target_recall, nprobe, num_threads
+            )
             costs = costs or _costs(cascade, queries, simulation)
-            seconds = [_candidate_seconds(index, encodings, number, nprobe) for number in (grid[0], grid[-1])]
+            seconds = [_candidate_seconds(snapshot, encodings, number, nprobe) for number in (grid[0], grid[-1])]
             tried += _try_all(simulation, grid, costs, seconds, nprobe)
             advance(1)
     tried.sort(key=lambda one: (one.seconds, -one.recalls.mean()))
@@ -178,11 +178,11 @@ def tune(
     measured: dict[int, TuningPoint] = {}
     with progress_bar(len(shown), "measure settings", progress, unit="setting") as advance:
         for i in shown:
-            measured[i] = _measure(index, queries, exact, settled[i], timed, num_threads)
+            measured[i] = _measure(snapshot, queries, exact, settled[i], timed, num_threads)
             advance(1)
         for i in dearer.tolist():
             if i not in measured:
-                measured[i] = _measure(index, queries, exact, settled[i], timed, num_threads)
+                measured[i] = _measure(snapshot, queries, exact, settled[i], timed, num_threads)
             if measured[i].recall >= target_recall:
                 kept = measured[i]
                 break
@@ -190,7 +190,7 @@ def tune(
             kept = max(measured.values(), key=lambda point: point.recall)
     points = sorted(measured.values(), key=lambda point: (point.recall, point.milliseconds))
     exact_seconds = [
-        _seconds(lambda: index.search(queries.select([row]), k, exact=True, num_threads=1))  # noqa: B023
+        _seconds(lambda: snapshot.exact(queries.select([row]), k, None, 1))  # noqa: B023
         for row in timed[:8].tolist()
     ]
     reached = kept.recall >= target_recall
@@ -200,27 +200,27 @@ def tune(
 
 
 def _exact_rows(
-    index: Index, queries: TokenVectors, k: int, num_threads: int, advance: Callable[[int], object]
+    snapshot: Snapshot, queries: TokenVectors, k: int, num_threads: int, advance: Callable[[int], object]
 ) -> NDArray[np.int64]:
     """Return the rows of each query's exact top k, shape (num_queries, k), -1 where there are fewer."""
     rows = []
     for begin in range(0, len(queries), _EXACT_AT_A_TIME):
         some = queries._run(begin, min(begin + _EXACT_AT_A_TIME, len(queries)))
-        rows.append(maxsim_topk(some, index._documents, k, num_threads=num_threads)[1])
+        rows.append(snapshot.exact(some, k, None, num_threads)[1])
         advance(len(some))
     return np.concatenate(rows)
 
 
-def _nprobes(index: Index) -> list[int | None]:
+def _nprobes(snapshot: Snapshot) -> list[int | None]:
     """Return how many inverted lists are worth trying; None alone where there are no lists."""
-    num_lists = index._candidates.num_lists
+    num_lists = snapshot.candidates.num_lists
     if num_lists is None:
         return [None]
     return [*sorted({max(1, num_lists // part) for part in _PARTS_OF_LISTS})]
 
 
 def _simulate(
-    index: Index,
+    snapshot: Snapshot,
     cascade: Cascade,
     queries: TokenVectors,
     encodings: NDArray[np.float32],
@@ -232,12 +232,12 @@ def _simulate(
     """Return the simulation, and the numbers of candidates worth trying, ascending."""
     k = exact.shape[1]
     num_wanted = (exact >= 0).sum(axis=1)
-    most = min(len(index), _MAX_CANDIDATES)
+    most = min(len(snapshot.documents), _MAX_CANDIDATES)
     width = min(most, max(256, 20 * k))
     may_lose = 1.0 - target_recall
     before = -1.0
     while True:
-        rows = index._find_candidates(encodings, width, num_threads, nprobe)[1]
+        rows = snapshot.find(encodings, width, num_threads, nprobe)[1]
         wanted = np.zeros(rows.shape, bool)
         for i in range(len(rows)):
             wanted[i] = np.isin(rows[i], exact[i][exact[i] >= 0])
@@ -264,7 +264,7 @@ def _simulate(
     scores, errors = [], []
     for stage in cascade.stages:
         if stage.codec is not None:
-            scores.append(maxsim(queries, stage.documents, candidates=rows, num_threads=num_threads))
+            scores.append(stage.documents.maxsim(queries, rows, num_threads))
             errors.append(stage.error * queries.lengths.astype(np.float64))
     ends_exact = cascade.stages[-1].codec is None
     return _Simulation(k, rows, wanted, num_wanted, scores, errors, ends_exact), grid
@@ -278,17 +278,19 @@ def _costs(cascade: Cascade, queries: TokenVectors, simulation: _Simulation) -> 
         for i in spread(len(queries), 12).tolist():
             query, rows = queries.select([i]), simulation.rows[i : i + 1, :200]
             seconds.append(
-                _seconds(lambda: maxsim_topk(query, stage.documents, 1, candidates=rows, num_threads=1))  # noqa: B023
+                _seconds(lambda: stage.documents.topk(query, 1, candidates=rows, num_threads=1))  # noqa: B023
                 / max(1, int((rows >= 0).sum()))
             )
         costs.append(float(np.median(seconds)))
     return costs
 
 
-def _candidate_seconds(index: Index, encodings: NDArray[np.float32], num_candidates: int, nprobe: int | None) -> float:
+def _candidate_seconds(
+    snapshot: Snapshot, encodings: NDArray[np.float32], num_candidates: int, nprobe: int | None
+) -> float:
     """Return seconds to find candidates for a query alone on one thread."""
     seconds = [
-        _seconds(lambda: index._find_candidates(encodings[[i]], num_candidates, 1, nprobe))  # noqa: B023
+        _seconds(lambda: snapshot.find(encodings[[i]], num_candidates, 1, nprobe))  # noqa: B023
         for i in spread(len(encodings), 12).tolist()
     ]
     return float(np.median(seconds))
@@ -357,7 +359,7 @@ def _cross_validated(tried: list[_Tried], target_recall: float) -> float:
 
 
 def _measure(
-    index: Index,
+    snapshot: Snapshot,
     queries: TokenVectors,
     exact: NDArray[np.int64],
     tried: _Tried,
@@ -365,8 +367,7 @@ def _measure(
     num_threads: int,
 ) -> TuningPoint:
     settings, k = tried.settings, exact.shape[1]
-    found = index._search(queries, k, settings, None, num_threads)
-    rows = index._rows_of(found.ids)
+    rows = search(snapshot, queries, k, settings, None, None, num_threads)[1]
     hits = [np.isin(mine[mine >= 0], wanted).sum() for mine, wanted in zip(rows, exact, strict=True)]
     recalls = np.array(hits) / np.maximum((exact >= 0).sum(axis=1), 1)
     low, high = _interval(recalls)
@@ -374,19 +375,18 @@ def _measure(
     for row in timed.tolist():
         query = queries.select([row])
         begin = time.perf_counter()
-        result = index._search(query, k, settings, None, 1)
+        timings = search(snapshot, query, k, settings, None, None, 1)[2]
         seconds.append(time.perf_counter() - begin)
-        stages.append(result.timings)
-    names = [name for name in stages[0] if name != "total"]
-    assert index._cascade is not None
+        stages.append(timings)
+    assert snapshot.cascade is not None
     return TuningPoint(
         settings,
         float(recalls.mean()),
         low,
         high,
         float(np.median(seconds)) * 1e3,
-        {name: float(np.median([each[name] for each in stages])) * 1e3 for name in names},
-        {f"rerank {name}": width for name, width in zip(index._cascade.names, tried.num_scored, strict=True)},
+        {name: float(np.median([each[name] for each in stages])) * 1e3 for name in stages[0]},
+        {f"rerank {name}": width for name, width in zip(snapshot.cascade.names, tried.num_scored, strict=True)},
     )
 
 

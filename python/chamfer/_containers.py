@@ -1,0 +1,179 @@
+r"""Containers: arrays in one file, each mapped where it lies, under a magic, a version, a length and checksums.
+
+8 bytes   b"chamfer\n"
+4 bytes   version of the layout, little-endian
+4 bytes   length n of the header
+8 bytes   xxh3_64 of the header
+n bytes   JSON: format, length of the file, parameters, and of each array dtype, shape, offset and xxh3_64
+...       the arrays, each at a multiple of 4,096 bytes, little-endian, in C order
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from chamfer.errors import CorruptIndexError
+
+_MAGIC = b"chamfer\n"
+_LAYOUT_VERSION = 1
+_PREFIX = struct.Struct("<8sIIQ")
+_PAGE = 4096
+_CHUNK = 8 * 2**20
+_LONGEST_HEADER = 2**24
+_DTYPES = {"f2": "<f2", "f4": "<f4", "i8": "<i8", "u1": "|u1"}
+
+
+def write_container(
+    path: Path,
+    format_name: str,
+    version: int,
+    parameters: Mapping[str, Any],
+    arrays: Mapping[str, Sequence[NDArray[Any]]],
+) -> None:
+    """Write a file, and sync it.
+
+    Args:
+        path: a file that does not exist.
+        format_name: what the file holds, such as "chamfer.Segment".
+        version: of that format.
+        parameters: what JSON can hold.
+        arrays: by name, each in parts that are written one after the other, at least one. They are read in stretches
+            of 8 MB: parts may be memory maps of any size.
+    """
+    entries: dict[str, dict[str, Any]] = {}
+    header = {
+        "format": format_name,
+        "version": version,
+        "length": "0" * 16,
+        "parameters": dict(parameters),
+        "arrays": entries,
+    }
+    for name, parts in arrays.items():
+        shape = [sum(len(part) for part in parts), *parts[0].shape[1:]]
+        dtype = f"{parts[0].dtype.kind}{parts[0].dtype.itemsize}"
+        entries[name] = {"dtype": dtype, "shape": shape, "offset": "0" * 16, "checksum": "0" * 16}
+    size = len(json.dumps(header).encode())
+    with path.open("xb") as file:
+        end = _PREFIX.size + size
+        for name, parts in arrays.items():
+            begin = -(-end // _PAGE) * _PAGE
+            file.seek(begin)
+            digest = xxhash.xxh3_64()
+            end = begin
+            for part in parts:
+                for chunk in _chunks(part, _DTYPES[entries[name]["dtype"]]):
+                    digest.update(chunk)
+                    file.write(chunk)
+                    end += len(chunk)
+            entries[name] |= {"offset": f"{begin:016x}", "checksum": digest.hexdigest()}
+        file.truncate(end)  # an array may be empty, and nothing written at its place
+        header["length"] = f"{end:016x}"
+        text = json.dumps(header).encode()
+        file.seek(0)
+        file.write(_PREFIX.pack(_MAGIC, _LAYOUT_VERSION, len(text), xxhash.xxh3_64_intdigest(text)) + text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+class Container:
+    """A file that `write_container` wrote, its header checked; its arrays are mapped, and checked by `verify`.
+
+    Args:
+        path: the file.
+        format_name: what it is to hold.
+        version: the highest of that format that is understood.
+
+    Attributes:
+        parameters: as written.
+        arrays: by name, read-only maps of the file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CorruptIndexError: the file is damaged, cut short, or of another format.
+        ValueError: a newer chamfer wrote it.
+    """
+
+    def __init__(self, path: Path, format_name: str, version: int) -> None:
+        self.path = path
+        try:
+            header = self._read_header()
+            if header["format"] != format_name:
+                raise ValueError(f"its format is {header['format']!r}")
+            found = int(header["version"])
+            self._entries: dict[str, dict[str, Any]] = header["arrays"]
+            self.parameters: dict[str, Any] = header["parameters"]
+            length = int(header["length"], 16)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
+            raise CorruptIndexError(f"{path}: damaged, or not a {format_name} ({error})") from None
+        if found > version:
+            raise ValueError(f"{path}: format version {found}, this chamfer reads up to {version}; upgrade chamfer")
+        if (size := path.stat().st_size) != length:
+            raise CorruptIndexError(f"{path}: expected {length} bytes, got {size}")
+        try:
+            self.arrays = {name: self._map(entry, length) for name, entry in self._entries.items()}
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            raise CorruptIndexError(f"{path}: its header does not fit its contents ({error})") from None
+
+    def _read_header(self) -> dict[str, Any]:
+        with self.path.open("rb") as file:
+            magic, layout, size, checksum = _PREFIX.unpack(file.read(_PREFIX.size))
+            if magic != _MAGIC:
+                raise ValueError("it does not begin as chamfer's files do")
+            if layout != _LAYOUT_VERSION or size > _LONGEST_HEADER:
+                raise ValueError(f"its layout is {layout}, its header of {size} bytes")
+            text = file.read(size)
+        if xxhash.xxh3_64_intdigest(text) != checksum:
+            raise ValueError("its header's checksum differs")
+        header: dict[str, Any] = json.loads(text)
+        return header
+
+    def _map(self, entry: dict[str, Any], length: int) -> NDArray[Any]:
+        dtype, shape, begin = np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"]), int(entry["offset"], 16)
+        num_bytes = dtype.itemsize * int(np.prod(shape, dtype=object))
+        if min(shape, default=0) < 0 or begin < 0 or begin + num_bytes > length:
+            raise ValueError("an array lies outside the file")
+        if num_bytes == 0:
+            return np.empty(shape, dtype)
+        return np.memmap(self.path, dtype, "r", begin, shape).view(np.ndarray)
+
+    def verify(self, names: Sequence[str]) -> None:
+        """Compare these arrays with their checksums.
+
+        Raises:
+            CorruptIndexError: one differs.
+        """
+        for name in names:
+            digest = xxhash.xxh3_64()
+            for chunk in _chunks(self.arrays[name], self.arrays[name].dtype.str):
+                digest.update(chunk)
+            if digest.hexdigest() != self._entries[name]["checksum"]:
+                raise CorruptIndexError(
+                    f"{self.path}: {name} changed since they were written (checksum differs); "
+                    "restore the folder from a copy, or see `chamfer verify`"
+                )
+
+
+def file_checksum(path: Path) -> str:
+    """Return xxh3_64 of a file, 16 hexadecimal digits."""
+    digest = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _chunks(array: NDArray[Any], dtype: str) -> Any:
+    rows = max(1, _CHUNK // max(1, array.nbytes // max(1, len(array))))
+    for begin in range(0, len(array), rows):
+        chunk = np.ascontiguousarray(array[begin : begin + rows], dtype)
+        if chunk.size:
+            yield chunk.reshape(-1).view(np.uint8).data

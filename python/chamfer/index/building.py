@@ -1,0 +1,217 @@
+"""Building: from a collection to a model and segments, all at once or in bounded memory."""
+
+from __future__ import annotations
+
+import mmap
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chamfer._progress import progress_bar
+from chamfer._runtime import check_positive_int
+from chamfer._sampling import spread
+from chamfer.candidates import Candidates
+from chamfer.cascade import EXACT, FittedStage, fit_stages
+from chamfer.index.filling import make_candidates, more_candidates, trained_candidates
+from chamfer.index.model import Model, words
+from chamfer.index.reducing import Reducer, resolve_reducer
+from chamfer.index.reranking import resolve_stages
+from chamfer.index.segments import (
+    Metadata,
+    Segment,
+    SegmentMetadata,
+    arrays_of,
+    encode_metadata,
+    live_arrays,
+    make_segment,
+    mapped_file,
+)
+from chamfer.token_vectors import TokenVectors, TokenVectorsLike, as_token_vectors
+
+# Sample queries that are kept for the day the model is fitted anew.
+_MOST_QUERIES = 1_000
+
+# Of a memory budget, what the vectors of a segment may take as float32 while it is encoded; the rest is for the model,
+# for codes and encodings, and for what is mapped.
+_SHARE_OF_BUDGET = 8
+_LEAST_BUDGET = 256 * 2**20
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What `Index.build` was asked for."""
+
+    reducer: Any
+    candidates: Any
+    rerank: Any
+    queries: TokenVectors | None
+    insertion_order: str = "input"
+
+    def asked(self) -> dict[str, Any]:
+        """Return what `Model.asked` keeps: words, and whether they say all."""
+        said = {"reducer": words(self.reducer), "candidates": words(self.candidates), "rerank": words(self.rerank)}
+        return {**said, "is_all": said["reducer"] is not None and said["candidates"] is not None}
+
+    @classmethod
+    def of(cls, model: Model) -> Wish | None:
+        """Return what a model was asked for, None if nobody can tell."""
+        asked: Mapping[str, Any] = model.asked
+        if not asked.get("is_all"):
+            return None
+        return cls(asked["reducer"], asked["candidates"], asked["rerank"], model.queries)
+
+
+def check_budget(memory_budget: int | str | None) -> int | None:
+    """Return a budget in bytes.
+
+    Raises:
+        TypeError, ValueError: it is none, or less than 256 MiB.
+    """
+    if memory_budget is None:
+        return None
+    number = memory_budget
+    if isinstance(number, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]I?)?B?\s*", number.upper())
+        if match is None:
+            raise ValueError(f"memory_budget: expected bytes, or such as '1GB' or '512MiB', got {memory_budget!r}")
+        number = int(float(match[1]) * _UNITS[match[2] or ""])
+    checked = check_positive_int(number, "memory_budget")
+    if checked < _LEAST_BUDGET:
+        raise ValueError(f"memory_budget: expected at least 256 MiB, got {memory_budget!r}")
+    return checked
+
+
+def build_all(
+    wish: Wish,
+    documents: TokenVectors,
+    ids: NDArray[Any],
+    metadata: Sequence[Metadata | None],
+    num_threads: int,
+    progress: bool,
+) -> tuple[Model, list[Segment]]:
+    """Return a model of a collection, and the collection as one segment in memory."""
+    reducer = resolve_reducer(wish.reducer, documents, wish.queries, num_threads, progress)
+    candidates = make_candidates(wish.candidates, reducer, documents, num_threads, progress, wish.insertion_order)
+    names = resolve_stages(wish.rerank, documents)
+    try:
+        model = _model(wish, reducer, names, documents, num_threads)
+        codes = model.encode(documents, num_threads)
+    except ValueError:  # all else is checked: numbers of very different magnitude, or too many dims
+        if not (isinstance(wish.rerank, str) and wish.rerank == "auto"):
+            raise
+        model = _model(wish, reducer, (EXACT,), documents, num_threads)
+        codes = {}
+    stored = SegmentMetadata(encode_metadata(metadata))
+    segment = make_segment(None, arrays_of(documents, codes), model.codecs, ids, stored, lambda _: candidates)
+    return model, [segment]
+
+
+def build_in_parts(
+    wish: Wish,
+    documents: TokenVectors,
+    ids: NDArray[Any],
+    metadata: Sequence[Metadata | None],
+    num_threads: int,
+    progress: bool,
+    budget: int,
+    folder: Path,
+) -> tuple[Model, list[Segment]]:
+    """Return a model of a collection, and the collection as segments in a folder, each of a part of the budget."""
+    reducer = resolve_reducer(wish.reducer, documents, wish.queries, num_threads, progress)
+    template = trained_candidates(wish.candidates, reducer, documents, num_threads)
+    model = _model(wish, reducer, resolve_stages(wish.rerank, documents), documents, num_threads)
+    _release(documents)
+    most = max(1, budget // (_SHARE_OF_BUDGET * 4 * documents.dim))
+    segments: list[Segment] = []
+    begin = 0
+    with progress_bar(len(documents), "index documents", progress) as advance:
+        while begin < len(documents):
+            last = int(documents.offsets[begin]) + most
+            end = max(begin + 1, int(np.searchsorted(documents.offsets, last, side="right")) - 1)
+            part = documents._run(begin, end)
+            segments.append(
+                new_segment(folder, model, template, part, ids[begin:end], metadata[begin:end], num_threads)
+            )
+            _release(documents)
+            _release(segments[-1].documents)
+            advance(end - begin)
+            begin = end
+    return model, segments
+
+
+def _model(
+    wish: Wish, reducer: Reducer, names: tuple[str, ...] | None, documents: TokenVectors, num_threads: int
+) -> Model:
+    queries = wish.queries
+    if queries is not None and queries.dim != documents.dim:
+        raise ValueError(f"queries: expected dim {documents.dim} (the documents'), got {queries.dim}")
+    stages: tuple[FittedStage, ...] | None = None
+    if names is not None:
+        stages = fit_stages(documents, names, queries, num_threads)
+    kept = None
+    if queries is not None and len(queries):
+        kept = queries.select(spread(len(queries), _MOST_QUERIES))
+    return Model(reducer, stages, kept, wish.asked(), len(documents))
+
+
+def new_segment(
+    folder: Path | None,
+    model: Model,
+    template: Candidates,
+    documents: TokenVectors,
+    ids: NDArray[Any],
+    metadata: Sequence[Metadata | None],
+    num_threads: int,
+) -> Segment:
+    """Return documents as a segment of an index, in memory or in its folder."""
+    arrays = arrays_of(documents, model.encode(documents, num_threads))
+    stored = SegmentMetadata(encode_metadata(metadata))
+    fill = _filler(model, template, num_threads)
+    return make_segment(folder, arrays, model.codecs, ids, stored, fill)
+
+
+def merged_segment(folder: Path | None, model: Model, segments: Sequence[Segment], num_threads: int) -> Segment:
+    """Return the documents of several segments that are not deleted as one."""
+    lives = [segment.live_rows() for segment in segments]
+    ids = np.concatenate([segment.ids[rows] for segment, rows in zip(segments, lives, strict=True)])
+    arrays = live_arrays(segments)
+    fill = _filler(model, segments[0].candidates, num_threads)
+    return make_segment(folder, arrays, model.codecs, ids, SegmentMetadata(_live_metadata(segments)), fill)
+
+
+def _live_metadata(segments: Sequence[Segment]) -> bytes:
+    if not any(segment.metadata.stored for segment in segments):
+        return b""
+    return encode_metadata(live_metadata(segments))
+
+
+def live_metadata(segments: Sequence[Segment]) -> list[Metadata | None]:
+    """Return the metadata of the documents that are not deleted."""
+    return [
+        segment.metadata.rows[row] if segment.metadata.rows else None
+        for segment in segments
+        for row in segment.live_rows().tolist()
+    ]
+
+
+def _filler(model: Model, template: Candidates, num_threads: int) -> Callable[[TokenVectors], Candidates]:
+    return lambda documents: more_candidates(template, model.reducer, documents, num_threads)
+
+
+def _release(documents: TokenVectors) -> None:
+    """Let the system forget what it has read of a map: it counts as this process's memory as long as it is there."""
+    mapped = mapped_file(documents.vectors)
+    if mapped is not None and hasattr(mapped, "madvise"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def check_queries(queries: TokenVectorsLike | None) -> TokenVectors | None:
+    """Return sample queries as a collection."""
+    return None if queries is None else as_token_vectors(queries, "queries")

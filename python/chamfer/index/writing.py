@@ -1,0 +1,318 @@
+"""Writing: the one writer of an index, who turns one snapshot into the next, in memory or in a folder."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chamfer._files import locked_file
+from chamfer.index import storage
+from chamfer.index.building import Wish, build_all, build_in_parts, live_metadata, merged_segment, new_segment
+from chamfer.index.filters import check_metadata
+from chamfer.index.ids import check_ids
+from chamfer.index.segments import Segment, ids_array, live_arrays, temporary_documents, with_deleted
+from chamfer.index.settings import SearchSettings
+from chamfer.index.snapshot import Snapshot
+from chamfer.token_vectors import TokenVectors, TokenVectorsLike, as_token_vectors
+
+# Token vectors of a segment that comes from an iterator: 32 MB of float32 at 128 dims.
+_BATCH_TOKENS = 2**16
+
+# With more segments than this the last ones are merged, from the first that is no larger than all after it together:
+# so a document is copied about as often as the collection doubles.
+_MOST_SEGMENTS = 8
+
+# A model is fitted anew when the collection has grown by this factor.
+_REFIT_GROWTH = 2.0
+
+
+class Writer:
+    """The one who changes an index. Its methods wait for each other; searches wait for none.
+
+    Args:
+        snapshot: the present state.
+        path: the folder, None if there is none.
+        settings: returns the search settings to be stored.
+    """
+
+    def __init__(self, snapshot: Snapshot, path: Path | None, search: SearchSettings) -> None:
+        self.snapshot = snapshot
+        self.path = path
+        self.search = search
+        self._mutex = threading.RLock()
+        self._held = ExitStack()
+        self._is_locked = False
+        self._is_unsure = False  # whether the last change failed, so that the folder's state is not known
+        self._rows: dict[int | str, int] | None = None
+
+    # ── the lock ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def lock(self) -> None:
+        """Take the folder's lock, and keep it until `close`.
+
+        Raises:
+            LockedIndexError: somebody else has it.
+            FileExistsError: the folder was changed since it was read.
+        """
+        if self.path is None or self._is_locked:
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._held.enter_context(locked_file(self.path / storage.LOCK))
+        self._is_locked = True
+
+    def close(self) -> None:
+        """Give the lock back."""
+        with self._mutex:
+            self._held.close()
+            self._is_locked = False
+
+    @contextmanager
+    def changing(self) -> Iterator[Snapshot]:
+        """Hold what a change needs, and give the state to change."""
+        with self._mutex:
+            was_locked = self._is_locked
+            self.lock()
+            if self.path is not None and (self._is_unsure or not was_locked):
+                self._read_again(may_differ=self._is_unsure)
+            yield self.snapshot
+
+    def _read_again(self, *, may_differ: bool) -> None:
+        assert self.path is not None
+        assert self.snapshot.manifest is not None
+        before = self.snapshot.manifest
+        found, _ = storage.open_snapshot(self.path, verify=False, known=self.snapshot)
+        assert found.manifest is not None
+        if found.manifest.index_id != before.index_id or (
+            not may_differ and found.manifest.generation != before.generation
+        ):
+            self.close()
+            raise FileExistsError(f"{self.path}: was changed by somebody else since it was opened; open it again")
+        self.snapshot, self._rows, self._is_unsure = found, None, False
+        storage.remove_unused(self.path, found.manifest)
+
+    def _become(self, after: Snapshot) -> None:
+        """Make a snapshot the state."""
+        if self.path is not None:
+            try:
+                after = storage.commit(self.path, self.snapshot, after, self.search)
+            except BaseException:
+                self._is_unsure = True
+                raise
+        self.snapshot = after
+
+    @contextmanager
+    def _new_segments(self) -> Iterator[list[Segment]]:
+        """Give a list for segments that are written; their files go if the block fails before they are in use."""
+        made: list[Segment] = []
+        try:
+            yield made
+        except BaseException:
+            if self.path is not None and not self._is_unsure:
+                for segment in made:
+                    if segment.record is not None:
+                        shutil.rmtree(self.path / segment.record.name, ignore_errors=True)
+            raise
+
+    # ── changes ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def rows_by_id(self) -> dict[int | str, int]:
+        """Return the row of each document in the present state."""
+        if self._rows is None:
+            self._rows = self.snapshot.rows_by_id()
+        return self._rows
+
+    def add(
+        self, documents: Any, ids: Any, metadata: Any, num_threads: int, *, must_exist: bool, keep_metadata: bool
+    ) -> int:
+        """Add documents, those of ids that are there taking their place, and return how many ids were new."""
+        with self.changing() as before, self._new_segments() as made:
+            rows, replaced, new = self.rows_by_id(), [], []
+            seen: set[int | str] = set()
+            for part, some_ids, some_metadata in batches(documents, ids, metadata, before, seen):
+                known = [rows[one] for one in some_ids if one in rows]
+                if must_exist and len(known) < len(some_ids):
+                    unknown = next(one for one in some_ids if one not in rows)
+                    raise KeyError(f"ids: no document {unknown!r} to update; `add` takes new ones")
+                if keep_metadata:
+                    some_metadata = [_metadata(before, row) for row in known]
+                replaced += known
+                new += some_ids
+                array = ids_array(some_ids, are_strings=before.are_strings)
+                made.append(
+                    new_segment(self.path, before.model, before.candidates, part, array, some_metadata, num_threads)
+                )
+            if not made:
+                return 0
+            segments = _without(before, np.array(replaced, np.int64))
+            self._become(Snapshot(before.model, [*segments, *made], before.manifest))
+            first = len(before.documents)
+            rows.update(zip(new, range(first, first + len(new)), strict=True))
+            num_new = len(new) - len(replaced)
+        if len(self.snapshot.segments) > _MOST_SEGMENTS:
+            with self.changing() as before:
+                self._merge(before, _first_to_merge(before.segments), num_threads)
+        return num_new
+
+    def delete(self, ids: Sequence[int | str]) -> int:
+        """Delete documents, and return how many of the ids were there."""
+        with self.changing() as before:
+            rows = self.rows_by_id()
+            known = {one: rows[one] for one in ids if one in rows}
+            if not known:
+                return 0
+            segments = _without(before, np.array(list(known.values()), np.int64))
+            self._become(Snapshot(before.model, segments, before.manifest))
+            for one in known:
+                del rows[one]
+            return len(known)
+
+    def compact(self, num_threads: int, progress: bool, memory_budget: int | None) -> None:
+        """Merge all segments, drop what is deleted, fit the model anew if the collection has outgrown it."""
+        with self.changing() as before:
+            wish = Wish.of(before.model)
+            has_grown = before.num_documents > _REFIT_GROWTH * max(1, before.model.num_documents)
+            if wish is not None and has_grown:
+                self._refit(before, wish, num_threads, progress, memory_budget)
+            elif len(before.segments) > 1 or before.segments[0].num_deleted:
+                self._merge(before, 0, num_threads)
+
+    def store_settings(self, search: SearchSettings) -> None:
+        """Store search settings."""
+        with self.changing() as before:
+            self.search = search
+            self._become(before)
+
+    def _merge(self, before: Snapshot, first: int, num_threads: int) -> None:
+        with self._new_segments() as made:
+            made.append(merged_segment(self.path, before.model, before.segments[first:], num_threads))
+            self._become(Snapshot(before.model, [*before.segments[:first], *made], before.manifest))
+        self._rows = None
+        self._remove_unused()
+
+    def _refit(self, before: Snapshot, wish: Wish, num_threads: int, progress: bool, memory_budget: int | None) -> None:
+        ids = before.ids_of(before.live_rows())
+        metadata = live_metadata(before.segments)
+        with self._new_segments() as made, temporary_documents(self.path, live_arrays(before.segments)) as documents:
+            if self.path is None or memory_budget is None:
+                model, segments = build_all(wish, documents, ids, metadata, num_threads, progress)
+                if self.path is not None:
+                    segments = [storage.copied(self.path, segment, model) for segment in segments]
+            else:
+                model, segments = build_in_parts(
+                    wish, documents, ids, metadata, num_threads, progress, memory_budget, self.path
+                )
+            made += segments
+            self._become(Snapshot(model, segments, before.manifest))
+        self._rows = None
+        self._remove_unused()
+
+    def _remove_unused(self) -> None:
+        if self.path is not None and self.snapshot.manifest is not None:
+            storage.remove_unused(self.path, self.snapshot.manifest)
+
+
+def _without(snapshot: Snapshot, rows: NDArray[np.int64]) -> list[Segment]:
+    """Return the segments of a snapshot, with these rows deleted too."""
+    segments = []
+    for segment, base in zip(snapshot.segments, snapshot.bases[:-1].tolist(), strict=True):
+        own = rows[(rows >= base) & (rows < base + len(segment))] - base
+        if len(own):
+            deleted = np.zeros(len(segment), bool) if segment.deleted is None else segment.deleted.copy()
+            deleted[own] = True
+            segment = with_deleted(segment, deleted)
+        segments.append(segment)
+    return segments
+
+
+def _first_to_merge(segments: Sequence[Segment]) -> int:
+    sizes = np.array([segment.documents.num_tokens for segment in segments])
+    after = np.cumsum(sizes[::-1])[::-1] - sizes
+    fitting = np.flatnonzero(sizes[:-1] <= after[:-1])
+    return int(fitting[0]) if len(fitting) else len(segments) - 2
+
+
+def _metadata(snapshot: Snapshot, row: int) -> dict[str, Any]:
+    segment, local = snapshot.place_of(row)
+    return segment.metadata.of(local)
+
+
+# ── what comes in ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def batches(
+    documents: TokenVectorsLike | Iterator[Any],
+    ids: Any,
+    metadata: Any,
+    snapshot: Snapshot,
+    seen: set[int | str],
+) -> Iterator[tuple[TokenVectors, list[Any], list[Any]]]:
+    """Yield documents with ids and metadata, checked, at once if they are a collection, else in batches.
+
+    Raises:
+        TypeError, ValueError: as `Index.add`.
+    """
+    if not isinstance(documents, Iterator):
+        collection = as_token_vectors(documents, "documents")
+        checked = _checked_ids(ids, len(collection), snapshot, seen)
+        rows = check_metadata(metadata, len(collection))
+        _check_dim(collection, snapshot)
+        if len(collection):
+            yield collection, checked, rows
+        return
+    more_ids = _iterator(ids, "ids")
+    more_metadata = None if metadata is None else _iterator(metadata, "metadata")
+    batch: list[Any] = []
+    num_tokens = 0
+    for document in documents:
+        batch.append(document)
+        num_tokens += len(document)
+        if num_tokens >= _BATCH_TOKENS:
+            yield _gathered(batch, more_ids, more_metadata, snapshot, seen)
+            batch, num_tokens = [], 0
+    if batch:
+        yield _gathered(batch, more_ids, more_metadata, snapshot, seen)
+    for rest, name in ((more_ids, "ids"), (more_metadata, "metadata")):
+        if rest is not None and next(rest, rest) is not rest:
+            raise ValueError(f"{name}: expected one per document, got more")
+
+
+def _gathered(
+    batch: list[Any], ids: Iterator[Any], metadata: Iterator[Any] | None, snapshot: Snapshot, seen: set[int | str]
+) -> tuple[TokenVectors, list[Any], list[Any]]:
+    collection = as_token_vectors(batch, "documents")
+    _check_dim(collection, snapshot)
+    some = [one for _, one in zip(batch, ids, strict=False)]
+    rows = None if metadata is None else [one for _, one in zip(batch, metadata, strict=False)]
+    return collection, _checked_ids(some, len(batch), snapshot, seen), check_metadata(rows, len(batch))
+
+
+def _iterator(values: Any, argument: str) -> Iterator[Any]:
+    if isinstance(values, (str, bytes)) or not isinstance(values, (Iterable, np.ndarray)):
+        raise TypeError(f"{argument}: expected one per document, got {type(values).__name__}")
+    return iter(values.tolist() if isinstance(values, np.ndarray) else values)
+
+
+def _checked_ids(ids: Any, num_documents: int, snapshot: Snapshot, seen: set[int | str]) -> list[Any]:
+    if ids is None:
+        raise TypeError("ids: expected one per document, got None")
+    checked: list[Any] = list(check_ids(ids, num_documents))
+    if checked and isinstance(checked[0], str) != snapshot.are_strings:
+        kind = "str" if snapshot.are_strings else "int"
+        raise TypeError(f"ids: expected {kind}, as the index has them, got {checked[0]!r}")
+    if not seen.isdisjoint(checked):
+        repeated = next(one for one in checked if one in seen)
+        raise ValueError(f"ids: expected all different, got {repeated!r} twice")
+    seen.update(checked)
+    return checked
+
+
+def _check_dim(collection: TokenVectors, snapshot: Snapshot) -> None:
+    if collection.dim != snapshot.documents.dim:
+        raise ValueError(f"documents: expected dim {snapshot.documents.dim} (the index's), got {collection.dim}")
