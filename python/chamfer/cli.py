@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import metadata
+from importlib import metadata as installed
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,6 +39,7 @@ _Vectors = Annotated[Path, typer.Argument(help="Token vectors: " + FORMATS + "."
 _Folder = Annotated[Path, typer.Argument(help="Folder of an index that `chamfer index` wrote.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
 _Threads = Annotated[int | None, typer.Option(help="Threads to use; all CPUs of the process if not given.")]
+_Metadata = Annotated[Path | None, typer.Option(help="A JSON object per line and document, to filter by.")]
 _K = Annotated[int, typer.Option("-k", help="Documents per query.")]
 
 _EXPECTED_ERRORS = (TypeError, ValueError, KeyError, OSError, EOFError, ModuleNotFoundError)
@@ -114,6 +115,10 @@ def index(
     target_recall: Annotated[
         float | None, typer.Option(help="Tune for this recall@10, with every other of the queries.")
     ] = None,
+    metadata: _Metadata = None,
+    memory_budget: Annotated[
+        str | None, typer.Option(help="Memory that building may take, such as 1GB; VECTORS best as .npy, then mapped.")
+    ] = None,
     threads: _Threads = None,
     json_: _Json = False,
 ) -> None:
@@ -134,6 +139,8 @@ def index(
         rerank=None if rerank == "none" else "auto" if rerank == "auto" else rerank.split(","),
         queries=None if queries is None else read_token_vectors(queries)[0],
         target_recall=target_recall,
+        metadata=_read_metadata(metadata),
+        memory_budget=memory_budget,
         num_threads=threads,
         progress=sys.stderr.isatty(),
     )
@@ -144,6 +151,81 @@ def index(
         if not report.reached:
             _err.print(f"the target recall of {target_recall:g} was not reached", highlight=False)
     print_facts(_out, facts, json_)
+
+
+@_command
+def add(
+    folder: _Folder,
+    vectors: _Vectors,
+    ids: Annotated[Path | None, typer.Option(help="Document ids, .json or .npy, if not in VECTORS.")] = None,
+    metadata: _Metadata = None,
+    threads: _Threads = None,
+) -> None:
+    """Add documents to an index; those whose id is there already are replaced.
+
+    Example: chamfer add corpus.index more.npz --ids more_ids.json
+    """
+    documents, known_ids = read_token_vectors(vectors)
+    if ids is not None:
+        known_ids = _read_ids(ids)
+    if known_ids is None:
+        raise ValueError(f"{vectors}: expected ids in it, or --ids")
+    with chamfer.Index.open(folder, "a") as opened:
+        num_new = opened.add(documents, known_ids, _read_metadata(metadata), num_threads=threads)
+        _err.print(f"{num_new} added, {len(known_ids) - num_new} replaced: {len(opened)} documents", highlight=False)
+
+
+@_command
+def delete(folder: _Folder, ids: Annotated[list[str], typer.Argument(help="Ids of documents.")]) -> None:
+    """Delete documents from an index; ids that are not there are passed over.
+
+    Example: chamfer delete corpus.index 17 4711
+    """
+    with chamfer.Index.open(folder, "a") as opened:
+        are_strings = opened.ids.dtype == object
+        num_deleted = opened.delete(ids if are_strings else [int(one) for one in ids])
+        _err.print(f"{num_deleted} deleted: {len(opened)} documents", highlight=False)
+
+
+@_command
+def compact(
+    folder: _Folder,
+    memory_budget: Annotated[str | None, typer.Option(help="Memory that fitting anew may take, such as 1GB.")] = None,
+    threads: _Threads = None,
+    json_: _Json = False,
+) -> None:
+    """Merge an index's segments, and reclaim the room of deleted documents.
+
+    Example: chamfer compact corpus.index
+    """
+    with chamfer.Index.open(folder, "a") as opened:
+        opened.compact(memory_budget=memory_budget, num_threads=threads, progress=sys.stderr.isatty())
+        print_facts(_out, opened.stats(), json_)
+
+
+@_command
+def verify(
+    folder: _Folder,
+    repair: Annotated[bool, typer.Option("--repair", help="Put right what can be without loss.")] = False,
+    json_: _Json = False,
+) -> None:
+    """Check all of an index: every checksum, and that all fits together; exits with 1 if something is wrong.
+
+    Example: chamfer verify corpus.index --repair
+    """
+    from chamfer.index import verify as verify_index
+
+    findings = verify_index(folder, repair=repair, progress=sys.stderr.isatty())
+    can_be = bool(findings) and all(finding.repair for finding in findings)
+    if json_:
+        print_json({"findings": [vars(finding) for finding in findings], "repaired": repair and can_be})
+    else:
+        for finding in findings:
+            how = "cannot be repaired: restore a copy" if finding.repair is None else finding.repair
+            _out.print(f"{finding.problem}\n    {how}", markup=False, highlight=False, soft_wrap=True)
+        _out.print("all is well" if not findings else "repaired" if repair and can_be else "not repaired")
+    if findings and not (repair and can_be):
+        raise typer.Exit(1)
 
 
 @_command
@@ -180,6 +262,9 @@ def search(
     num_candidates: Annotated[
         int | None, typer.Option(help="Documents to rerank; 500 or as tuned if not given.")
     ] = None,
+    filter_: Annotated[
+        str | None, typer.Option("--filter", help="Condition on metadata: \"year >= 2020 and venue == 'ECIR'\".")
+    ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Score every document.")] = False,
     run: Annotated[Path | None, typer.Option(help="Write a TREC run to this file, print nothing.")] = None,
     threads: _Threads = None,
@@ -197,7 +282,9 @@ def search(
     with _progress("searching") as advance:
         for begin in range(0, len(collection), _QUERIES_AT_A_TIME):
             some = collection.select(np.arange(begin, min(begin + _QUERIES_AT_A_TIME, len(collection))))
-            part = opened.search(some, k, num_candidates=num_candidates, exact=exact, num_threads=threads)
+            part = opened.search(
+                some, k, num_candidates=num_candidates, filter=filter_, exact=exact, num_threads=threads
+            )
             seconds = {stage: seconds.get(stage, 0) + value for stage, value in part.timings.items()}
             parts.append(part)
             advance(len(some) / len(collection))
@@ -286,7 +373,7 @@ def info(
             "machine": platform.machine(),
             "python": platform.python_version(),
             "numpy": np.__version__,
-            "faiss": next((d.version for d in metadata.distributions(name="faiss-cpu")), "unknown"),
+            "faiss": next((d.version for d in installed.distributions(name="faiss-cpu")), "unknown"),
         },
         json_,
     )
@@ -299,6 +386,16 @@ def _read_queries(path: Path) -> tuple[chamfer.TokenVectors, list[Any]]:
     if ids is not None and len(ids) != len(collection):
         raise ValueError(f"{path}: expected {len(collection)} ids, one per query, got {len(ids)}")
     return collection, list(range(len(collection))) if ids is None else ids
+
+
+def _read_metadata(path: Path | None) -> list[Any] | None:
+    if path is None:
+        return None
+    try:
+        lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise ValueError(f"{path}: expected one JSON object per line ({error})") from None
 
 
 def _read_ids(path: Path) -> list[Any]:

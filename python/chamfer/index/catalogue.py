@@ -132,19 +132,21 @@ def generation(path: Path) -> tuple[str, int]:
     return index_id, int(number)
 
 
-def read(path: Path, known: Collection[str] = ()) -> tuple[Manifest, dict[str, Blobs]]:
+def read(path: Path, known: Collection[str] = (), least: int | None = None) -> tuple[Manifest, dict[str, Blobs]]:
     """Return the present state, and what each segment has in the catalogue, all checked.
 
     Args:
         path: the folder.
         known: names of segments of which only `deleted` is read; the rest never changes.
+        least: generation to be found, or a later one; None means that which HEAD names.
 
     Raises:
         FileNotFoundError: there is no catalogue, or nothing in it yet.
         CorruptIndexError: the catalogue is damaged, or older than HEAD says.
         ValueError: a newer chamfer wrote it.
     """
-    _, least = generation(path)
+    if least is None:
+        _, least = generation(path)
     with _reading(path) as connection:
         manifest = _read_manifest(connection, path)
         names = [name for (name,) in connection.execute("SELECT name FROM segments")]

@@ -364,6 +364,23 @@ def open_segment(
     return Segment(documents, codes, found, ids, SegmentMetadata(blobs.metadata), deleted, record)
 
 
+def read_documents(place: Path, dim: int) -> TokenVectors:
+    """Return the documents of a segment's folder, checked, whatever the state of its codes.
+
+    Raises:
+        FileNotFoundError: there is no such segment.
+        CorruptIndexError: they are damaged.
+    """
+    container = Container(place / _DOCUMENTS, _FORMAT, _FORMAT_VERSION)
+    try:
+        container.verify(["vectors", "offsets"])
+        return _documents(container.arrays["vectors"], container.arrays["offsets"], dim)
+    except (ValueError, KeyError) as error:
+        if isinstance(error, CorruptIndexError):
+            raise
+        raise CorruptIndexError(f"{place / _DOCUMENTS}: its contents do not fit together ({error})") from None
+
+
 def _documents(vectors: NDArray[Any], offsets: NDArray[Any], dim: int) -> TokenVectors:
     if vectors.ndim != 2 or vectors.shape[1] != dim or vectors.dtype not in (np.float32, np.float16):
         raise ValueError(f"vectors {vectors.dtype} of shape {vectors.shape}, dim {dim}")
