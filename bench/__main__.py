@@ -49,13 +49,17 @@ def main() -> None:
     )
     candidates.add_argument("--num-queries", type=int, default=150, help="so many, drawn at random (default 150)")
     candidates.add_argument("--threads", type=int, default=2, help="to encode with; the rest is on one (default 2)")
+    updates = commands.add_parser("updates", help="what a changing index costs: add, delete, filter, grow")
+    updates.add_argument("data", type=Path, metavar="DATA", help="folder as `search --help` says, or demo")
+    updates.add_argument("--file-bytes", type=int, help="also build so large a file of vectors in bounded memory")
+    updates.add_argument("--budget", default="1GB", help="that memory (default 1GB)")
     reducers = commands.add_parser("reducers", help="what reducers find by their encodings alone")
     reducers.add_argument("data", type=Path, nargs="+", metavar="DATA", help="as of `search`")
     reducers.add_argument("--only", nargs="+", metavar="NAME", help="only reducers whose name contains one of these")
     reducers.add_argument("--trained", action="store_true", help="also features that torch trains, for minutes")
     for command in (kernels, roofline):
         command.add_argument("--rounds", type=int, help="times that everything is measured (default 15, quick 2)")
-    for command in (kernels, roofline, search, scale, tune, candidates, reducers):
+    for command in (kernels, roofline, search, scale, tune, candidates, updates, reducers):
         command.add_argument("--quick", action="store_true", help="tiny: to try the code, the numbers mean nothing")
         command.add_argument(
             "--output",
