@@ -7,6 +7,7 @@ import json
 import os
 import struct
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,8 +40,17 @@ def write_archive(
         np.savez(file, **{"header": np.array(json.dumps(header)), **arrays})  # type: ignore[arg-type]
 
 
-def read_archive(path: Path, format_name: str, version: int) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+def read_archive(
+    path: Path, format_name: str, version: int, *, mapped: Sequence[str] | None = None
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Return parameters and arrays that `write_archive` wrote, with the checksum verified and nothing else.
+
+    Args:
+        path: the file.
+        format_name: what it is to hold.
+        version: of that format.
+        mapped: arrays to map where they lie instead of reading them, if the caller has checked the file as a whole; the
+            checksum is then left aside. They need not be aligned.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -49,7 +59,8 @@ def read_archive(path: Path, format_name: str, version: int) -> tuple[dict[str, 
     """
     with path.open("rb") as stream:
         try:
-            header, arrays = _read_npz(stream, format_name)
+            header, arrays = _read_npz(stream, format_name, mapped or ())
+            arrays |= {name: _map_array(path, stream, name) for name in mapped or ()}
             found = int(header["version"])
         except Exception as error:  # zipfile and NumPy raise a dozen kinds for damaged bytes
             kind = format_name.removeprefix("chamfer.")
@@ -57,7 +68,7 @@ def read_archive(path: Path, format_name: str, version: int) -> tuple[dict[str, 
     if found != version:
         raise ValueError(f"{path}: format version {found}, this chamfer reads {version}; upgrade chamfer")
     try:
-        intact = checksum(header["parameters"], arrays) == header["checksum"]
+        intact = mapped is not None or checksum(header["parameters"], arrays) == header["checksum"]
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptIndexError(f"{path}: its contents do not fit together ({error})") from None
     if not intact:
@@ -75,23 +86,24 @@ def checksum(parameters: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> str
     return digest.hexdigest()
 
 
-def map_arrays(path: Path, arrays: dict[str, NDArray[Any]], names: tuple[str, ...]) -> None:
-    """Replace some of the arrays that `read_archive` returned by maps of the file; they need not be aligned."""
-    with zipfile.ZipFile(path) as archive, path.open("rb") as stream:
-        for name in names:
-            info = archive.getinfo(f"{name}.npy")
-            stream.seek(info.header_offset + 26)
-            stream.seek(sum(struct.unpack("<HH", stream.read(4))), os.SEEK_CUR)  # file name and extra field
-            np.lib.format.read_magic(stream)
-            np.lib.format.read_array_header_1_0(stream)
-            shape, dtype = arrays[name].shape, arrays[name].dtype
-            arrays[name] = np.memmap(path, dtype, "r", stream.tell(), shape).view(np.ndarray)
+def _map_array(path: Path, stream: IO[bytes], name: str) -> NDArray[Any]:
+    with zipfile.ZipFile(stream) as archive:
+        info = archive.getinfo(f"{name}.npy")
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{name} is compressed")
+    stream.seek(info.header_offset + 26)
+    stream.seek(sum(struct.unpack("<HH", stream.read(4))), os.SEEK_CUR)  # file name and extra field
+    np.lib.format.read_magic(stream)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    return np.memmap(path, dtype, "r", stream.tell(), shape).view(np.ndarray)
 
 
-def _read_npz(stream: IO[bytes], format_name: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+def _read_npz(
+    stream: IO[bytes], format_name: str, left_out: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     with np.load(stream, allow_pickle=False) as file:
         header = json.loads(str(file["header"]))
-        arrays = {name: np.ascontiguousarray(file[name]) for name in file.files if name != "header"}
+        arrays = {name: np.ascontiguousarray(file[name]) for name in file.files if name not in ("header", *left_out)}
     if header["format"] != format_name:
         raise ValueError(f"its format is {header['format']!r}")
     return header, arrays

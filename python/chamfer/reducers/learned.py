@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from chamfer import _core
-from chamfer._archives import map_arrays, read_archive, write_archive
+from chamfer._archives import read_archive, write_archive
 from chamfer._progress import progress_bar
 from chamfer._runtime import check_positive_int, resolve_isa, resolve_num_threads
 from chamfer._sampling import spread
@@ -316,8 +316,11 @@ class LearnedReducer:
 
     @classmethod
     def _load(cls, path: Path, *, mapped: bool) -> LearnedReducer:
-        """Read a reducer; if mapped, what only documents need stays on disk: nine tenths of it."""
-        parameters, arrays = read_archive(path, _FORMAT, _FORMAT_VERSION)
+        """Read a reducer; if mapped, what only documents need stays on disk: nine tenths of it.
+
+        Then the file's checksum is to be checked by the caller.
+        """
+        parameters, arrays = read_archive(path, _FORMAT, _FORMAT_VERSION, mapped=_OF_DOCUMENTS if mapped else None)
         try:
             self = cls(**{name: parameters[name] for name in _PARAMETERS})
             shapes = self._expected_arrays(arrays)
@@ -331,8 +334,6 @@ class LearnedReducer:
                 self._given_features = arrays["weights"]
         except (TypeError, ValueError, KeyError) as error:
             raise CorruptIndexError(f"{path}: its contents do not fit together ({error})") from None
-        if mapped:
-            map_arrays(path, arrays, _OF_DOCUMENTS)
         self._found = _Fit(arrays, _OF_DOCUMENTS if mapped else ())
         return self
 
