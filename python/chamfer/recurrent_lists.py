@@ -175,7 +175,8 @@ class RecurrentLists:
     def _gathered(self, lists: list[int]) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None, NDArray[np.int64]]:
         """Return packed codes, scales and rows of some lists as of one; row -1 where a list leaves its block unfilled.
 
-        A scan takes some 60 µs however short it is: 100,000 codes in 300 lists are scanned three times as fast so.
+        A scan takes some 3 µs however short it is, and Python as much again several times over: 100,000 codes in 300
+        lists are scanned 1.3 times as fast so for 100 rows, 2.8 times for 500.
         """
         sizes = [-(-len(self._rows[i]) // _BLOCK) * _BLOCK for i in lists]
         code_size = self._codes[0].code_size
