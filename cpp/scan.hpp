@@ -64,9 +64,14 @@ public:
         num_seen_ = floor_ > kNoScore<Score> ? SIZE_MAX / 2 : 0;
     }
     void finish(TopKOf<Score>& so_far) {
+        finish(so_far, [this](uint32_t place) { return first_row_ + place; });
+    }
+    // Rows other than those pushed, in the same order: row_of(number in the run).
+    template <class RowOf>
+    void finish(TopKOf<Score>& so_far, const RowOf& row_of) {
         if (keys_.size() > k_) keep_best();
         so_far.reserve(keys_.size());
-        for (const uint64_t key : keys_) so_far.push(score_of(key), first_row_ + static_cast<uint32_t>(~key));
+        for (const uint64_t key : keys_) so_far.push(score_of(key), row_of(static_cast<uint32_t>(~key)));
         keys_.clear();
     }
 

@@ -193,24 +193,53 @@ struct Group {
     std::vector<int32_t> offsets;
 };
 
+// What codes are scanned with.
+struct Scanner {
+    Scanner(const RecurrentShape& shape, SdcFormula formula, Isa isa)
+        : kernels(sdc_kernels(isa)),
+          selects(select_kernels(isa)),
+          sums_of(formula == SdcFormula::bitwise   ? kernels.bitwise
+                  : formula == SdcFormula::integer ? kernels.integer
+                                                   : kernels.table),
+          block_bytes(packed_bytes(shape, formula, kBlockCodes)),
+          operand_size(operand_bytes(shape, formula)),
+          tile_codes(std::clamp(kTileBytes / block_bytes * kBlockCodes, kBlockCodes, kMaxTileCodes)),
+          unit(std::ldexp(1.0f, -2 * static_cast<int>(shape.bits - 1))) {}
+
+    // Offers the similarities of a tile's codes, whose rows begin so, to the best of a query.
+    void offer(const int32_t* sums, size_t num_codes, float query_scale, const float* scales, size_t row,
+               RunBest<float>& best) const {
+        float scaled[kMaxTileCodes];
+        uint32_t positions[kMaxTileCodes];
+        kernels.scale_sums(sums, num_codes, unit, query_scale, scales, scaled);
+        best.add_tile(num_codes, [&](size_t begin, size_t end, float limit) {
+            const size_t num_high = selects.above(scaled + begin, end - begin, limit, positions);
+            for (size_t j = 0; j < num_high; ++j) {
+                const size_t place = begin + positions[j];
+                best.push(scaled[place], static_cast<int64_t>(row + place));
+            }
+        });
+    }
+
+    const SdcKernels& kernels;
+    const SelectKernels& selects;
+    void (*sums_of)(const SdcSumsInput& input, int32_t* sums, size_t stride);
+    size_t block_bytes, operand_size, tile_codes;
+    float unit;
+};
+
 }  // namespace
 
 void sdc_topk(const SdcInput& input, size_t k, float* similarities, int64_t* rows) {
     const RecurrentShape& shape = input.shape;
     assert(shape.dim >= 1 && shape.dim < size_t{1} << 20 && input.num_threads.count >= 1);
-    const SdcKernels& kernels = sdc_kernels(input.isa);
-    const SelectKernels& selects = select_kernels(input.isa);
-    const auto sums_of = input.formula == SdcFormula::bitwise   ? kernels.bitwise
-                         : input.formula == SdcFormula::integer ? kernels.integer
-                                                                : kernels.table;
-    const size_t block_bytes = packed_bytes(shape, input.formula, kBlockCodes);
-    const size_t operand_size = operand_bytes(shape, input.formula);
-    const size_t tile_codes = std::clamp(kTileBytes / block_bytes * kBlockCodes, kBlockCodes, kMaxTileCodes);
+    const Scanner scanner(shape, input.formula, input.isa);
+    const size_t block_bytes = scanner.block_bytes, operand_size = scanner.operand_size;
+    const size_t tile_codes = scanner.tile_codes;
     const ScanShape scan{
         input.num_queries, input.num_codes,
         std::clamp(kOperandBytes / operand_size / kBatchQueries * kBatchQueries, kBatchQueries, kMaxGroupQueries),
         std::max(tile_codes, kRunBytes / block_bytes * kBlockCodes)};
-    const float unit = std::ldexp(1.0f, -2 * static_cast<int>(shape.bits - 1));
     std::vector<Group> groups(num_workers(scan, input.num_threads));
     scan_topk<float>(
         scan, k, input.num_threads, similarities, rows,
@@ -228,30 +257,47 @@ void sdc_topk(const SdcInput& input, size_t k, float* similarities, int64_t* row
                 }
             }
             int32_t sums[kBatchQueries * kMaxTileCodes];
-            float scaled[kMaxTileCodes];
-            uint32_t positions[kMaxTileCodes];
             for (size_t row = first_row; row < end_row; row += tile_codes) {
                 const size_t num_codes = std::min(tile_codes, end_row - row);
                 for (size_t i = 0; i < group.offsets.size(); i += kBatchQueries) {
                     const size_t num_queries = std::min(kBatchQueries, group.offsets.size() - i);
-                    sums_of({shape, group.operands.data() + i * operand_size, group.offsets.data() + i, num_queries,
-                             input.codes + row / kBlockCodes * block_bytes, num_codes, i ? 0 : kBytesAhead},
-                            sums, kMaxTileCodes);
+                    scanner.sums_of(
+                        {shape, group.operands.data() + i * operand_size, group.offsets.data() + i, num_queries,
+                         input.codes + row / kBlockCodes * block_bytes, num_codes, i ? 0 : kBytesAhead},
+                        sums, kMaxTileCodes);
                     for (size_t q = 0; q < num_queries; ++q) {
                         const float query_scale = input.query_scales ? input.query_scales[first_query + i + q] : 1.0f;
-                        kernels.scale_sums(sums + q * kMaxTileCodes, num_codes, unit, query_scale,
-                                           input.scales ? input.scales + row : nullptr, scaled);
-                        best[i + q].add_tile(num_codes, [&](size_t begin, size_t end, float limit) {
-                            const size_t num_high = selects.above(scaled + begin, end - begin, limit, positions);
-                            for (size_t j = 0; j < num_high; ++j) {
-                                const size_t place = begin + positions[j];
-                                best[i + q].push(scaled[place], static_cast<int64_t>(row + place));
-                            }
-                        });
+                        scanner.offer(sums + q * kMaxTileCodes, num_codes, query_scale,
+                                      input.scales ? input.scales + row : nullptr, row, best[i + q]);
                     }
                 }
             }
         });
+}
+
+void sdc_topk_of_lists(const SdcListsInput& input, size_t k, float* similarities, int64_t* rows) {
+    const Scanner scanner(input.shape, input.formula, input.isa);
+    ByteBuffer operand(scanner.operand_size);
+    const int32_t offset = prepare_operand(input.shape, input.formula, input.query_levels, operand.data());
+    TopK best(k);
+    RunBest<float> of_list(k);
+    int32_t sums[kMaxTileCodes];
+    for (size_t i = 0; i < input.num_lists; ++i) {
+        const SdcList& list = input.lists[i];
+        if (list.num_codes == 0) continue;
+        assert(list.num_codes < size_t{1} << 32);
+        of_list.start(best, list.rows[0]);
+        for (size_t place = 0; place < list.num_codes; place += scanner.tile_codes) {
+            const size_t num_codes = std::min(scanner.tile_codes, list.num_codes - place);
+            scanner.sums_of({input.shape, operand.data(), &offset, 1,
+                             list.codes + place / kBlockCodes * scanner.block_bytes, num_codes, kBytesAhead},
+                            sums, kMaxTileCodes);
+            scanner.offer(sums, num_codes, input.query_scale, list.scales ? list.scales + place : nullptr,
+                          static_cast<size_t>(list.rows[0]) + place, of_list);
+        }
+        of_list.finish(best, [&](uint32_t place) { return list.rows[place]; });
+    }
+    best.write(similarities, rows);
 }
 
 }  // namespace chamfer

@@ -10,7 +10,7 @@ import pytest
 
 import chamfer as ch
 import reference
-from chamfer import BinaryCandidates, binary_candidates, recurrent_lists, sign_index
+from chamfer import BinaryCandidates, binary_candidates, sign_index
 from chamfer._archives import read_archive, write_archive
 from chamfer.index.filling import INSERTION_ORDERS
 from samples import off_centre_collection, random_binarizer, read_npz
@@ -135,10 +135,7 @@ def test_lists_are_those_of_the_greatest_inner_products(binarizer, encodings, wa
         assert_best("IVF7,SDC", candidates.search(wanted, 60, 1, nprobe), within, 60)
 
 
-@pytest.mark.parametrize(("in_place", "more"), [(1, 64), (70, 0), (70, 64), (9_999, 0)])
-def test_lists_scanned_together_or_each_alone_break_ties_alike(monkeypatch, in_place, more, encodings, wanted):
-    monkeypatch.setattr(recurrent_lists, "_FEWEST_IN_PLACE", in_place)
-    monkeypatch.setattr(recurrent_lists, "_MORE", more)
+def test_lists_break_ties_as_one(encodings, wanted):
     binarizer = random_binarizer(output_dimension=5, has_scales=False)  # codes tie by the dozen
     candidates = filled(binarizer, "IVF7,SDC", encodings)
     assert 1 < sum(len(rows) >= 70 for rows in candidates._held._rows) < LISTS

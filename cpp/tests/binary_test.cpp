@@ -155,6 +155,21 @@ void check_sdc_topk(Isa isa, SdcFormula formula, const Levels& l, const Exact<ui
             CHECK("sdc_topk gives the most similar codes, ties by lower row",
                   same_bits(rows.data(), best_rows.data(), rows.size()) &&
                       std::equal(best.begin(), best.end(), similarities.begin()));  // a zero may have either sign
+            if (l.num_queries == 0) continue;
+            // The same codes as a list whose rows are others, between two empty ones.
+            Exact<int64_t> rows_of_list(l.num_codes);
+            for (size_t i = 0; i < l.num_codes; ++i) rows_of_list[i] = 3 * static_cast<int64_t>(i) + 5;
+            const SdcList lists[] = {
+                {nullptr, nullptr, nullptr, 0},
+                {packed.data(), scaled ? scales.data() : nullptr, rows_of_list.data(), l.num_codes},
+                {nullptr, nullptr, nullptr, 0}};
+            Exact<float> of_lists(k, kNan);
+            Exact<int64_t> rows_found(k, -7);
+            sdc_topk_of_lists({l.shape, formula, l.query_levels.data(), scaled ? query_scales[0] : 1.0f, lists, 3, isa},
+                              k, of_lists.data(), rows_found.data());
+            bool holds = same_bits(of_lists.data(), similarities.data(), k);
+            for (size_t i = 0; i < k; ++i) holds = holds && rows_found[i] == (rows[i] < 0 ? -1 : 3 * rows[i] + 5);
+            CHECK("sdc_topk_of_lists gives the rows of lists", holds);
         }
     }
 }

@@ -16,13 +16,6 @@ from chamfer.recurrent import RecurrentBinarizer
 # Encodings whose products with all centres are held at once.
 _ASSIGNED_AT_A_TIME = 1024
 
-# A list of so many codes is scanned where it lies; shorter ones are copied together.
-_FEWEST_IN_PLACE = 4096
-_BLOCK = 32  # codes that are packed together
-
-# Codes that a scan is asked for beyond those wanted, to see ties with the last.
-_MORE = 64
-
 
 class RecurrentLists:
     """Recurrent codes in lists, scanned by SDC; rows ascend in each list, so that ties go to the lower one.
@@ -116,82 +109,24 @@ class RecurrentLists:
             found = rows >= 0
             rows[found] = self._rows[0][rows[found]]
             return scores, rows
-        scores = np.full((len(encodings), num_candidates), -np.inf, np.float32)
-        rows = np.full((len(encodings), num_candidates), -1, np.int64)
+        scores = np.empty((len(encodings), num_candidates), np.float32)
+        rows = np.empty((len(encodings), num_candidates), np.int64)
         if nprobe is None:
             nprobe = default_nprobe(self.num_lists)
         probed = self._nearest_lists(encodings, min(nprobe, self.num_lists), num_threads)
-        levels = queries.levels()
+        levels, bits, isa = queries.levels(), queries.bits, resolve_isa(None)
+        scales = [1.0] * len(encodings) if queries.scales is None else queries.scales.tolist()
+        parts = [(codes._packed, codes.scales, held) for codes, held in zip(self._codes, self._rows, strict=True)]
 
         def search_stretch(begin: int) -> None:
             for i in range(begin, min(begin + QUERIES_AT_A_TIME, len(encodings))):
-                scale = None if queries.scales is None else queries.scales[i : i + 1]
-                best, best_rows = self._scan(probed[i].tolist(), levels[i : i + 1], scale, num_candidates)
-                scores[i, : len(best)], rows[i, : len(best)] = best, best_rows
+                some = [parts[number] for number in probed[i].tolist()]
+                scores[i], rows[i] = _core.sdc_topk_of_lists(
+                    levels[i], some, num_candidates, bits=bits, query_scale=scales[i], isa=isa
+                )
 
         on_threads(search_stretch, range(0, len(encodings), QUERIES_AT_A_TIME), num_threads)
         return scores, rows
-
-    def _scan(
-        self, lists: list[int], levels: NDArray[np.uint8], scale: NDArray[np.float32] | None, number: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return the best scores of a query in these lists, best first, and rows; fewer than number if there are."""
-
-        def scan(
-            codes: NDArray[np.uint8], scales: NDArray[np.float32] | None, size: int, number: int
-        ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-            bits, isa = self._codes[0].bits, resolve_isa(None)
-            found = _core.sdc_topk(
-                levels, codes, size, number, bits=bits, query_scales=scale, scales=scales, num_threads=1, isa=isa
-            )
-            return found[0][0], found[1][0]
-
-        found = []
-        few = []
-        for i in lists:
-            codes, size = self._codes[i], len(self._rows[i])
-            if size >= _FEWEST_IN_PLACE:
-                some_scores, places = scan(codes._packed, codes.scales, size, min(number, size))
-                found.append((some_scores, self._rows[i][places]))
-            elif size:
-                few.append(i)
-        if few:
-            packed, scales, rows = self._gathered(few)
-            asked = min(number + int((rows < 0).sum()) + _MORE, len(rows))
-            while True:
-                some_scores, places = scan(packed, scales, len(rows), asked)
-                some = rows[places]
-                there = some[some >= 0], some_scores[some >= 0]
-                # Not those of the lowest rows, which lie anywhere, if more than were asked for tie with the last.
-                if asked == len(rows) or (len(there[0]) >= number and there[1][number - 1] > some_scores[-1]):
-                    break
-                asked = min(4 * asked, len(rows))
-            found.append((there[1], there[0]))
-        if not found:
-            return np.empty(0, np.float32), np.empty(0, np.int64)
-        all_scores, all_rows = (np.concatenate([part[side] for part in found]) for side in (0, 1))
-        return _best(all_scores, all_rows, number)
-
-    def _gathered(self, lists: list[int]) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None, NDArray[np.int64]]:
-        """Return packed codes, scales and rows of some lists as of one; row -1 where a list leaves its block unfilled.
-
-        A scan takes some 3 µs however short it is, and Python as much again several times over: 100,000 codes in 300
-        lists are scanned 1.3 times as fast so for 100 rows, 2.8 times for 500.
-        """
-        sizes = [-(-len(self._rows[i]) // _BLOCK) * _BLOCK for i in lists]
-        code_size = self._codes[0].code_size
-        packed = np.empty(sum(sizes) * code_size, np.uint8)
-        scales = None if self._codes[0].scales is None else np.zeros(sum(sizes), np.float32)
-        rows = np.full(sum(sizes), -1, np.int64)
-        begin = 0
-        for i, size in zip(lists, sizes, strict=True):
-            end = begin + len(self._rows[i])
-            packed[begin * code_size : (begin + size) * code_size] = self._codes[i]._packed
-            rows[begin:end] = self._rows[i]
-            if scales is not None:
-                scales[begin:end] = self._codes[i].scales
-            begin += size
-        return packed, scales, rows
 
     def _nearest_lists(self, encodings: NDArray[np.float32], number: int, num_threads: int) -> NDArray[np.int64]:
         """Return the lists of the greatest inner products, in any order, shape (n, number)."""
@@ -243,14 +178,3 @@ class RecurrentLists:
             self._codes[i] = RecurrentCodes._of_packed(arrays["codes"][bytes_of], int(lengths[i]), dim, bits, scales)
             self._codes[i].fingerprint = nothing.fingerprint
         self._centres = arrays.get("centres")
-
-
-def _best(
-    scores: NDArray[np.float32], rows: NDArray[np.int64], number: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return the best of a query's scores, best first, and their rows; ties: the lower row."""
-    if len(scores) > number:
-        kept = scores >= np.partition(scores, len(scores) - number)[len(scores) - number]
-        scores, rows = scores[kept], rows[kept]
-    order = np.lexsort((rows, -scores))[:number]
-    return scores[order], rows[order]
