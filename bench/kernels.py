@@ -61,6 +61,9 @@ class Sizes:
     code_size: int = 128
     sdc_dim: int = 512
     sdc_bits: int = 4
+    formula_dim: int = 256
+    formula_codes: tuple[int, ...] = (5_183, 20_000, 1_000_000)
+    formula_queries: tuple[int, ...] = (1, 32, 64)
     fde_items: int = 200
     fde_document_length: int = 120
     memory_items: int = 20_000
@@ -81,6 +84,8 @@ QUICK = Sizes(
     num_real_queries=3,
     num_recall_queries=3,
     num_codes=2_000,
+    formula_codes=(100, 2_000),
+    formula_queries=(1, 3),
     fde_items=10,
     fde_document_length=20,
     memory_items=200,
@@ -211,6 +216,21 @@ def code_groups(sizes: Sizes, with_peers: bool) -> Iterator[Group]:
     if with_peers:
         contestants += peers.contestants(peers.SDC_PEERS, sdc)
     yield "sdc", contestants, contestants[0].name
+    yield from formula_groups(sizes)
+
+
+def formula_groups(sizes: Sizes) -> Iterator[Group]:
+    """Yield SDC beside the bitwise formula of the same codes, (bits)² counts of differing bits weighed by their places.
+
+    Codes lie in the L2 cache, the L3 cache and memory. For one query both formulas read as many bytes, and from memory
+    neither can be faster than those; a batch reads them once for all of its queries, and arithmetic decides.
+    """
+    isa = isas_of("i8")[-1]
+    for num_codes in sizes.formula_codes:
+        for num_queries in sizes.formula_queries:
+            case = SdcCase.make(num_queries, num_codes, sizes.formula_dim, sizes.sdc_bits)
+            contestants = [case.chamfer(isa), case.chamfer_formula("bitwise", isa)]
+            yield f"sdc formulas, {num_queries} of {num_codes} codes", contestants, contestants[0].name
 
 
 def exact_groups(sizes: Sizes, skipped: list[dict[str, str]]) -> Iterator[Group]:

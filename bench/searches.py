@@ -17,6 +17,7 @@ from bench.cases import AbsentError, collection, fitted_codec
 from bench.data import load
 from bench.measure import Contestant, bytes_from
 from chamfer import TokenVectors
+from chamfer.binary import _cache_aligned
 
 K = 10
 NUM_CANDIDATES = 500
@@ -146,7 +147,13 @@ class SdcCase:
         return {"max_relative": float((np.abs(found - self.expected) / np.abs(self.expected)).max())}
 
     def contestant(
-        self, name: str, call: Callable[[], Any], *, library: str = "chamfer", num_threads: int = 1
+        self,
+        name: str,
+        call: Callable[[], Any],
+        *,
+        library: str = "chamfer",
+        num_threads: int = 1,
+        operations: dict[str, float] | None = None,
     ) -> Contestant:
         """Return what times `call`, which must return the similarities first."""
         pairs, dim = float(len(self.query_levels)) * len(self.levels), self.levels.shape[1]
@@ -159,7 +166,7 @@ class SdcCase:
             items=len(self.query_levels),
             check=lambda found: self.errors(found[0]),
             library=library,
-            operations={"dot_i8": 2.0 * pairs * dim},
+            operations=operations or {"dot_i8": 2.0 * pairs * dim},
             bytes_read=bytes_from(self.levels.size * self.bits / 8),
             codes=pairs,
             num_threads=num_threads,
@@ -174,10 +181,17 @@ class SdcCase:
         """Return one of the core's formulas, of which `sdc_topk` takes the fastest but never the bitwise one."""
         core: Any = ch._core
         num_codes, dim = self.levels.shape
-        packed = np.empty(core.packed_bytes(dim, self.bits, formula, num_codes), np.uint8)
+        packed = _cache_aligned(
+            core.packed_bytes(dim, self.bits, formula, num_codes)
+        )  # as RecurrentCodes keeps its own
         core.pack_levels(self.levels, self.bits, formula, packed)
         search = partial(core.sdc_topk, self.query_levels, packed, num_codes, K, bits=self.bits, formula=formula)
-        return self.contestant(f"{isa}-{formula}", partial(search, num_threads=1, isa=isa))
+        counted = {"popcount": float(len(self.query_levels)) * num_codes * dim * self.bits**2}
+        return self.contestant(
+            f"{isa}-{formula}",
+            partial(search, num_threads=1, isa=isa),
+            operations=counted if formula == "bitwise" else None,
+        )
 
 
 # ── reranking and exact screening ───────────────────────────────────────────────────────────────────────────────────

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <optional>
+#include <tuple>
+#include <vector>
 
 #include "hamming.hpp"
 #include "isa.hpp"
@@ -130,6 +132,40 @@ py::tuple sdc_topk(const Array<uint8_t>& query_levels, const Array<uint8_t>& pac
     return py::make_tuple(similarities, rows);
 }
 
+py::tuple sdc_topk_of_lists(
+    const Array<uint8_t>& query_levels,
+    const std::vector<std::tuple<Array<uint8_t>, std::optional<Array<float>>, Array<int64_t>>>& lists, int64_t k,
+    int64_t bits, float query_scale, const std::string& isa) {
+    require_contiguous(query_levels, "query_levels");
+    require(query_levels.ndim() == 1, "query_levels: expected shape (dim,), got " + shape_of(query_levels));
+    const Isa level = parse_isa(isa, "isa");
+    const RecurrentShape shape = recurrent_shape(query_levels.shape(0), bits);
+    const SdcFormula formula = fastest_sdc_formula(shape.bits);
+    const size_t num_best = positive(k, "k");
+    require_levels(query_levels, shape, "query_levels");
+    std::vector<SdcList> parsed;
+    parsed.reserve(lists.size());
+    for (const auto& [packed, scales, rows] : lists) {  // no message is made where nothing is wrong: lists are many
+        const auto aligned = [](const void* data, size_t size) {
+            return reinterpret_cast<uintptr_t>(data) % size == 0;
+        };
+        const bool fits = aligned(rows.data(), 8) && (!scales || aligned(scales->data(), 4)) && packed.ndim() == 1 &&
+                          rows.ndim() == 1 && rows.size() < int64_t{1} << 32 &&
+                          extent(packed, 0) == chamfer::packed_bytes(shape, formula, extent(rows, 0)) &&
+                          (!scales || (scales->ndim() == 1 && scales->size() == rows.size()));
+        if (!fits)
+            fail("lists: expected packed codes, a scale for each or None, and a row for each, in aligned memory");
+        parsed.push_back({packed.data(), scales ? scales->data() : nullptr, rows.data(), extent(rows, 0)});
+    }
+    auto similarities = empty<float>({num_best});
+    auto rows = empty<int64_t>({num_best});
+    float* out_similarities = similarities.mutable_data();
+    int64_t* out_rows = rows.mutable_data();
+    const SdcListsInput input{shape, formula, query_levels.data(), query_scale, parsed.data(), parsed.size(), level};
+    run_core([&] { chamfer::sdc_topk_of_lists(input, num_best, out_similarities, out_rows); });
+    return py::make_tuple(similarities, rows);
+}
+
 }  // namespace
 
 void bind_binary(py::module_& module) {
@@ -141,6 +177,8 @@ void bind_binary(py::module_& module) {
     module.def("sdc_topk", &sdc_topk, "query_levels"_a.noconvert(), "packed"_a.noconvert(), "num_codes"_a, "k"_a,
                py::kw_only(), "bits"_a, "query_scales"_a.noconvert() = py::none(), "scales"_a.noconvert() = py::none(),
                "formula"_a = py::none(), "num_threads"_a, "isa"_a);
+    module.def("sdc_topk_of_lists", &sdc_topk_of_lists, "query_levels"_a.noconvert(), "lists"_a, "k"_a, py::kw_only(),
+               "bits"_a, "query_scale"_a = 1.0f, "isa"_a);
 }
 
 }  // namespace chamfer::bindings

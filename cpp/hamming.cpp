@@ -375,9 +375,13 @@ void hamming_topk(const HammingInput& input, size_t k, int32_t* distances, int64
                     RunBest<int32_t>& found = best[query - first_query];
                     kernels.distances(input.query_codes + query * code_size, input.codes + row * code_size, num_codes,
                                       code_size, query == first_query ? kBytesAhead : 0, tile);
-                    const size_t num_near = selects.below(tile, num_codes, ~found.limit(), positions);
-                    for (size_t i = 0; i < num_near; ++i)
-                        found.push(~tile[positions[i]], static_cast<int64_t>(row + positions[i]));
+                    found.add_tile(num_codes, [&](size_t begin, size_t end, int32_t limit) {
+                        const size_t num_near = selects.below(tile + begin, end - begin, ~limit, positions);
+                        for (size_t i = 0; i < num_near; ++i) {
+                            const size_t place = begin + positions[i];
+                            found.push(~tile[place], static_cast<int64_t>(row + place));
+                        }
+                    });
                 }
             }
         });

@@ -98,4 +98,24 @@ struct SdcInput {
 // missing is -inf and -1.
 void sdc_topk(const SdcInput& input, size_t k, float* similarities, int64_t* rows);
 
+// Codes of an inverted list: fewer than 2^32, packed for the formula, with their rows in ascending order.
+struct SdcList {
+    const uint8_t* codes;
+    const float* scales;  // null for 1
+    const int64_t* rows;
+    size_t num_codes;
+};
+
+// The same of one query and the codes of some lists, each row in one of them; (k,). One call instead of one per list.
+struct SdcListsInput {
+    RecurrentShape shape;
+    SdcFormula formula;
+    const uint8_t* query_levels;  // (dim,)
+    float query_scale;            // finite
+    const SdcList* lists;
+    size_t num_lists;
+    Isa isa;
+};
+void sdc_topk_of_lists(const SdcListsInput& input, size_t k, float* similarities, int64_t* rows);
+
 }  // namespace chamfer

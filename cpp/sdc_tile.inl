@@ -38,25 +38,67 @@ CHAMFER_INLINE void multiply_fields(const V::Levels& nibbles, const uint8_t* wei
     }
 }
 
+// The sums of one query after the other, of the low nibbles' codes and of the high ones'.
+template <size_t Q>
+struct ProductsOfTile {
+    V::Products low[Q], high[Q];
+
+    CHAMFER_INLINE void clear() {
+        CHAMFER_UNROLL
+        for (size_t q = 0; q < Q; ++q) low[q] = high[q] = V::no_products();
+    }
+    template <size_t kBits>
+    CHAMFER_INLINE void add_up(const uint8_t* operands, size_t operand_size, size_t num_positions, size_t position,
+                               const uint8_t* block, size_t bytes_ahead) {
+        if (bytes_ahead) CHAMFER_PREFETCH(reinterpret_cast<uintptr_t>(block) + position * 16 + bytes_ahead);
+        multiply_fields<Q, kBits>(V::load_levels(block + position * 16), operands + position, num_positions,
+                                  operand_size, low, high);
+        CHAMFER_UNROLL
+        for (size_t q = 0; q < Q; ++q) {
+            V::keep(low[q]);
+            V::keep(high[q]);
+        }
+    }
+};
+
 template <size_t Q, size_t kBits>
 CHAMFER_INLINE void integer_block(const uint8_t* operands, size_t operand_size, size_t num_positions,
                                   const uint8_t* block, const SdcSumsInput& input, int32_t* sums, size_t stride) {
     for (size_t position = 0; position < num_positions;) {
         const size_t left = (num_positions - position) / V::kPositions;
         const size_t end = position + V::kPositions * (left < V::kMaxProducts ? left : V::kMaxProducts);
-        V::Products low[Q], high[Q];
-        CHAMFER_UNROLL
-        for (size_t q = 0; q < Q; ++q) low[q] = high[q] = V::no_products();
-        for (; position < end; position += V::kPositions) {
-            if (input.bytes_ahead)
-                CHAMFER_PREFETCH(reinterpret_cast<uintptr_t>(block) + position * 16 + input.bytes_ahead);
-            multiply_fields<Q, kBits>(V::load_levels(block + position * 16), operands + position, num_positions,
-                                      operand_size, low, high);
+        ProductsOfTile<Q> products;
+        products.clear();
+        // The sums of a few queries would wait for one another: every kSets-th positions have sums of their own.
+        constexpr size_t kSets = 2 * Q < V::kChains ? V::kChains / (2 * Q) : 1;
+        if constexpr (kSets > 1) {
+            ProductsOfTile<Q> more[kSets - 1];
+            CHAMFER_UNROLL
+            for (size_t set = 1; set < kSets; ++set) more[set - 1].clear();
+            for (; position + kSets * V::kPositions <= end; position += kSets * V::kPositions) {
+                products.template add_up<kBits>(operands, operand_size, num_positions, position, block,
+                                                input.bytes_ahead);
+                CHAMFER_UNROLL
+                for (size_t set = 1; set < kSets; ++set) {
+                    more[set - 1].template add_up<kBits>(operands, operand_size, num_positions,
+                                                         position + set * V::kPositions, block, input.bytes_ahead);
+                }
+            }
+            CHAMFER_UNROLL
+            for (size_t set = 1; set < kSets; ++set) {
+                CHAMFER_UNROLL
+                for (size_t q = 0; q < Q; ++q) {
+                    products.low[q] = V::add(products.low[q], more[set - 1].low[q]);
+                    products.high[q] = V::add(products.high[q], more[set - 1].high[q]);
+                }
+            }
         }
+        for (; position < end; position += V::kPositions)
+            products.template add_up<kBits>(operands, operand_size, num_positions, position, block, input.bytes_ahead);
         CHAMFER_UNROLL
         for (size_t q = 0; q < Q; ++q) {
-            V::add_twice(low[q], sums + q * stride);
-            V::add_twice(high[q], sums + q * stride + 16);
+            V::add_twice(products.low[q], sums + q * stride);
+            V::add_twice(products.high[q], sums + q * stride + 16);
         }
     }
 }

@@ -25,7 +25,7 @@ inline constexpr Score kNoScore = std::numeric_limits<Score>::has_infinity ? -st
 // on threads.
 template <class Score>
 bool ranks_before(const Scored<Score>& a, const Scored<Score>& b) {
-    return a.score > b.score || (a.score == b.score && a.row < b.row);
+    return (a.score > b.score) | ((a.score == b.score) & (a.row < b.row));  // no branch: nobody can foretell it
 }
 
 template <class Score>
@@ -38,27 +38,26 @@ public:
         if (!(score > kNoScore<Score>) || k_ == 0) return;
         const Scored<Score> item{score, row};
         if (full()) {
-            if (!ranks_before(item, heap_.front())) return;
-            std::pop_heap(heap_.begin(), heap_.end(), ranks_before<Score>);
-            heap_.back() = item;
+            if (ranks_before(item, heap_.front())) sift_down(item, heap_.size());
         } else {
             heap_.push_back(item);
+            std::push_heap(heap_.begin(), heap_.end(), ranks_before<Score>);
         }
-        std::push_heap(heap_.begin(), heap_.end(), ranks_before<Score>);
     }
 
     // The k-th best so far, which a newcomer must rank before; kNoScore and -1 while there are fewer.
     Scored<Score> last() const { return full() ? heap_.front() : Scored<Score>{kNoScore<Score>, -1}; }
 
-    // Gives what it holds to another, and is empty.
-    void drain_into(TopKOf& other) {
-        for (const Scored<Score>& item : heap_) other.push(item.score, item.row);
-        heap_.clear();
-    }
+    // For n items at once.
+    void reserve(size_t n) { heap_.reserve(std::min(n, k_)); }
 
     // Writes k scores and rows, best first; what is missing is kNoScore and -1.
     void write(Score* scores, int64_t* rows) {
-        std::sort_heap(heap_.begin(), heap_.end(), ranks_before<Score>);
+        for (size_t end = heap_.size(); end > 1; --end) {
+            const Scored<Score> last = heap_[end - 1];
+            heap_[end - 1] = heap_.front();
+            sift_down(last, end - 1);
+        }
         for (size_t i = 0; i < k_; ++i) {
             const bool found = i < heap_.size();
             scores[i] = found ? heap_[i].score : kNoScore<Score>;
@@ -68,6 +67,18 @@ public:
 
 private:
     bool full() const { return k_ > 0 && heap_.size() == k_; }
+
+    // Puts an item in the place of the first of n >= 1: one way down, where std::pop_heap and push_heap go down and up
+    // twice.
+    void sift_down(const Scored<Score>& item, size_t n) {
+        size_t hole = 0;
+        for (size_t child; (child = 2 * hole + 1) < n; hole = child) {
+            if (child + 1 < n) child += ranks_before(heap_[child], heap_[child + 1]);
+            if (!ranks_before(item, heap_[child])) break;
+            heap_[hole] = heap_[child];
+        }
+        heap_[hole] = item;
+    }
 
     size_t k_;
     std::vector<Scored<Score>> heap_;  // the worst in front

@@ -11,7 +11,7 @@ from chamfer import RecurrentCodes, _core
 
 SIZES = [0, 1, 7, 8, 9, 15, 16, 17, 19, 31, 32, 33, 35, 67]  # around the 8, 16 and 32 codes that kernels take at once
 CODE_SIZES = [*range(1, 71, 2), 8, 16, 32, 48, 64, 96, 128, 192, 256, 300, 2000]
-DIMS = [1, 2, 3, 5, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 127, 128, 300, 511, 512, 1023, 1024]
+DIMS = [1, 2, 3, 5, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 127, 128, 256, 300, 384, 511, 512, 1023, 1024]
 
 
 def random_codes(rng, n, code_size):
@@ -251,6 +251,26 @@ def test_sdc_topk_matches_its_definition_in_every_number_of_codes(isa, size):
     query_levels, levels = random_levels(rng, 2, 9, 4), random_levels(rng, size, 9, 4)
     queries, codes = (RecurrentCodes.from_levels(some, 4) for some in (query_levels, levels))
     assert_same(chamfer.sdc_topk(queries, codes, 17, isa=isa), sdc_reference(query_levels, levels, 4, 17))
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_codes_in_lists_are_found_as_those_side_by_side(isa, bits, scaled):
+    rng = np.random.default_rng(bits)
+    query_levels, levels = random_levels(rng, 1, 5, bits), random_levels(rng, 1400, 5, bits)  # ties by the dozen
+    scales = rng.integers(1, 3, 1400).astype(np.float32) if scaled else None
+    factor = 0.5 if scaled else 1.0
+    of_list = rng.choice([0, 1, 2, 4], 1400, p=[0.02, 0.1, 0.38, 0.5])  # and nothing in list 3
+    lists = []
+    for i in rng.permutation(5):
+        rows = np.flatnonzero(of_list == i)
+        codes = RecurrentCodes.from_levels(levels[rows], bits, None if scales is None else scales[rows])
+        lists.append((codes._packed, codes.scales, rows))
+    for k in (1, 7, 60, 900, 1500):
+        found = _core.sdc_topk_of_lists(query_levels[0], lists, k, bits=bits, query_scale=factor, isa=isa)
+        query_scales = np.array([factor], np.float32)
+        expected = sdc_reference(query_levels, levels, bits, k, query_scales, scales)
+        assert_same(found, [part[0] for part in expected])
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])

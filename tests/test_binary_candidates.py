@@ -10,7 +10,7 @@ import pytest
 
 import chamfer as ch
 import reference
-from chamfer import BinaryCandidates, binary_candidates
+from chamfer import BinaryCandidates, binary_candidates, sign_index
 from chamfer._archives import read_archive, write_archive
 from chamfer.index.filling import INSERTION_ORDERS
 from samples import off_centre_collection, random_binarizer, read_npz
@@ -135,10 +135,7 @@ def test_lists_are_those_of_the_greatest_inner_products(binarizer, encodings, wa
         assert_best("IVF7,SDC", candidates.search(wanted, 60, 1, nprobe), within, 60)
 
 
-@pytest.mark.parametrize(("in_place", "more"), [(1, 64), (70, 0), (70, 64), (9_999, 0)])
-def test_lists_scanned_together_or_each_alone_break_ties_alike(monkeypatch, in_place, more, encodings, wanted):
-    monkeypatch.setattr(binary_candidates, "_FEWEST_IN_PLACE", in_place)
-    monkeypatch.setattr(binary_candidates, "_MORE", more)
+def test_lists_break_ties_as_one(encodings, wanted):
     binarizer = random_binarizer(output_dimension=5, has_scales=False)  # codes tie by the dozen
     candidates = filled(binarizer, "IVF7,SDC", encodings)
     assert 1 < sum(len(rows) >= 70 for rows in candidates._held._rows) < LISTS
@@ -217,6 +214,44 @@ def test_it_does_not_matter_how_encodings_come(kind, binarizer, encodings, wante
     if kind.endswith("SDC"):
         for name, array in expected._held.arrays().items():
             np.testing.assert_array_equal(by_rows._held.arrays()[name], array)
+
+
+@pytest.mark.parametrize("kind", ["SDC", "IVF7,Hamming"])
+def test_rows_are_each_held_once(monkeypatch, kind, binarizer, encodings):
+    monkeypatch.setattr(binary_candidates, "_PAGE_BITS", 4)  # so that rows lie in many pages, most of them empty
+    candidates = BinaryCandidates(binarizer, kind)
+    candidates.train(encodings, 1)
+    rng, held = np.random.default_rng(0), set()
+    for _ in range(60):
+        rows = rng.choice(3_000, rng.integers(1, 40), replace=False)
+        if held.isdisjoint(rows.tolist()):
+            candidates.add(encodings[: len(rows)], 1, rows)
+            held |= set(rows.tolist())
+        else:
+            with pytest.raises(ValueError, match="that are not held yet"):
+                candidates.add(encodings[: len(rows)], 1, rows)
+        gone = rng.choice(3_000, 300, replace=False)
+        assert candidates.remove(gone) == len(held & set(gone.tolist()))
+        held -= set(gone.tolist())
+        after = max(held, default=-1) + 1
+        candidates.add(encodings[:2], 1)
+        held |= {after, after + 1}
+        assert sorted(candidates._held.rows().tolist()) == sorted(held)
+
+
+def test_adding_does_not_look_at_all_rows(monkeypatch, binarizer, encodings):
+    candidates = filled(binarizer, "SDC", encodings)
+    monkeypatch.setattr(candidates._held, "rows", None)
+    candidates.add(encodings[:3], 1)
+    candidates.add(encodings[:3], 1, np.array([900, 700, 800]))
+    assert candidates.num_documents == 506
+
+
+def test_a_graph_of_signs_needs_a_recent_faiss(monkeypatch, binarizer):
+    monkeypatch.setattr(sign_index.faiss, "__version__", "1.13.2")
+    BinaryCandidates(binarizer, "IVF7,Hamming")
+    with pytest.raises(ValueError, match=r"kind: HNSW<links>,Hamming needs faiss-cpu 1\.14 or later, got 1\.13\.2"):
+        BinaryCandidates(binarizer, "HNSW8,Hamming")
 
 
 @pytest.mark.parametrize("kind", SCANS)

@@ -431,6 +431,24 @@ def test_codes_that_do_not_fit_are_refused(argument, name):
         hamming_topk(**{argument: BAD_CODES[name]})
 
 
+def test_lists_of_another_size_are_refused():
+    packed, rows = np.zeros(_core.packed_bytes(8, 4, "integer", 6), np.uint8), np.arange(6)
+    query = np.zeros(8, np.uint8)
+    assert _core.sdc_topk_of_lists(query, [(packed, None, rows)], 2, bits=4, isa="scalar")[1].tolist() == [0, 1]
+    assert _core.sdc_topk_of_lists(query, [], 2, bits=4, isa="scalar")[1].tolist() == [-1, -1]
+    for wrong in (
+        (packed[:-1], None, rows),
+        (packed, np.ones(5, F), rows),
+        (packed, None, np.arange(33)),
+        (packed.reshape(1, -1), None, rows),
+        (packed, None, rows.reshape(1, -1)),
+    ):
+        with pytest.raises(ValueError, match="lists: expected packed codes"):
+            _core.sdc_topk_of_lists(query, [wrong], 2, bits=4, isa="scalar")
+    with pytest.raises(ValueError, match="query_levels: expected levels up to 15"):
+        _core.sdc_topk_of_lists(query + 16, [(packed, None, rows)], 2, bits=4, isa="scalar")
+
+
 @pytest.mark.parametrize("function", [hamming_topk, sdc_topk])
 @pytest.mark.parametrize("changed", BAD_RUNS, ids=str)
 def test_a_run_over_codes_that_cannot_be_is_refused(function, changed):

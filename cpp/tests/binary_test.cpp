@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <utility>
 #include <vector>
@@ -154,6 +155,21 @@ void check_sdc_topk(Isa isa, SdcFormula formula, const Levels& l, const Exact<ui
             CHECK("sdc_topk gives the most similar codes, ties by lower row",
                   same_bits(rows.data(), best_rows.data(), rows.size()) &&
                       std::equal(best.begin(), best.end(), similarities.begin()));  // a zero may have either sign
+            if (l.num_queries == 0) continue;
+            // The same codes as a list whose rows are others, between two empty ones.
+            Exact<int64_t> rows_of_list(l.num_codes);
+            for (size_t i = 0; i < l.num_codes; ++i) rows_of_list[i] = 3 * static_cast<int64_t>(i) + 5;
+            const SdcList lists[] = {
+                {nullptr, nullptr, nullptr, 0},
+                {packed.data(), scaled ? scales.data() : nullptr, rows_of_list.data(), l.num_codes},
+                {nullptr, nullptr, nullptr, 0}};
+            Exact<float> of_lists(k, kNan);
+            Exact<int64_t> rows_found(k, -7);
+            sdc_topk_of_lists({l.shape, formula, l.query_levels.data(), scaled ? query_scales[0] : 1.0f, lists, 3, isa},
+                              k, of_lists.data(), rows_found.data());
+            bool holds = same_bits(of_lists.data(), similarities.data(), k);
+            for (size_t i = 0; i < k; ++i) holds = holds && rows_found[i] == (rows[i] < 0 ? -1 : 3 * rows[i] + 5);
+            CHECK("sdc_topk_of_lists gives the rows of lists", holds);
         }
     }
 }
@@ -174,7 +190,8 @@ void test_hamming(const std::vector<Isa>& isas) {
 
 void test_sdc(const std::vector<Isa>& isas) {
     std::vector<std::array<size_t, 3>> shapes;  // dim, queries, codes
-    for (const size_t dim : std::vector<size_t>{1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65, 127, 128, 256, 300})
+    for (const size_t dim :
+         std::vector<size_t>{1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65, 127, 128, 256, 300, 384, 512, 1024})
         shapes.push_back({dim, 3, 35});
     for (const size_t num_queries : std::vector<size_t>{0, 1, 2, 7, 8, 15}) shapes.push_back({33, num_queries, 33});
     for (const size_t num_codes : std::vector<size_t>{0, 1, 15, 16, 17, 31, 32, 33, 67})
@@ -201,6 +218,69 @@ void test_sdc(const std::vector<Isa>& isas) {
                     if (dim == 33 || dim == 70) check_sdc_topk(isa, kFormulas[formula], l, packed);
                 }
             }
+        }
+    }
+}
+
+void test_run_best() {
+    for (const size_t k : std::vector<size_t>{1, 2, 3, 10, 100}) {
+        for (const uint32_t num_scores : {1, 5, 1000}) {  // ties, and few of them
+            at("k %zu, %u scores", k, num_scores);
+            Random random(num_scores);
+            constexpr size_t kRun = 400, kTile = 70;
+            std::vector<ScoredRow> all;
+            std::vector<float> scores;
+            for (size_t i = 0; i < 3 * kRun; ++i) {
+                scores.push_back(i % 11 == 3 ? kNan : static_cast<float>(random.below(num_scores)) - 2);
+                if (!std::isnan(scores[i])) all.push_back({scores[i], static_cast<int64_t>(i)});
+            }
+            TopK so_far(k);
+            RunBest<float> best(k);
+            for (const size_t run : {1, 0, 2}) {  // threads finish runs in any order
+                best.start(so_far, static_cast<int64_t>(run * kRun));
+                for (size_t tile = run * kRun; tile < (run + 1) * kRun; tile += kTile) {
+                    best.add_tile(std::min(kTile, (run + 1) * kRun - tile), [&](size_t begin, size_t end, float limit) {
+                        for (size_t i = tile + begin; i < tile + end; ++i) {
+                            if (scores[i] > limit) best.push(scores[i], static_cast<int64_t>(i));
+                        }
+                    });
+                }
+                best.finish(so_far);
+            }
+            std::vector<float> found(k), expected(k);
+            std::vector<int64_t> rows(k), expected_rows(k);
+            so_far.write(found.data(), rows.data());
+            best_of(all, k, expected.data(), expected_rows.data());
+            CHECK("RunBest gives the best rows, ties by lower row", rows == expected_rows && found == expected);
+        }
+    }
+}
+
+void test_highest_first() {
+    for (const size_t n : std::vector<size_t>{1, 2, 3, 4, 17, 300}) {
+        for (const int order : {0, 1, 2, 3}) {  // random, ascending, descending, a peak
+            std::vector<uint64_t> keys(n);
+            Random random(static_cast<uint32_t>(n));
+            for (size_t i = 0; i < n; ++i) {
+                const size_t place = order == 0   ? (random.below(1 << 20) << 20) + i
+                                     : order == 1 ? i
+                                     : order == 2 ? n - i
+                                                  : (i < n / 2 ? 2 * i : 2 * (n - i) - 1);
+                keys[i] = uint64_t{place} << 24;
+            }
+            std::vector<uint64_t> sorted = keys;
+            std::sort(sorted.rbegin(), sorted.rend());
+            bool holds = true;
+            for (size_t k = 1; k <= n; ++k) {
+                std::vector<uint64_t> found = keys;
+                highest_first(found.data(), n, k);
+                holds = holds && found[k - 1] == sorted[k - 1];
+                std::sort(found.begin(), found.begin() + static_cast<std::ptrdiff_t>(k), std::greater<>());
+                holds =
+                    holds && std::equal(found.begin(), found.begin() + static_cast<std::ptrdiff_t>(k), sorted.begin());
+            }
+            at("%zu keys in order %d", n, order);
+            CHECK("highest_first puts the highest k first, the lowest of them last", holds);
         }
     }
 }

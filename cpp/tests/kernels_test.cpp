@@ -327,6 +327,8 @@ int main(int argc, char** argv) {
         {"hamming", [&] { test_hamming(isas); }},
         {"sdc", [&] { test_sdc(isas); }},
         {"select", [&] { std::for_each(isas.begin(), isas.end(), test_select); }},
+        {"run best", test_run_best},
+        {"highest first", test_highest_first},
         {"random streams", test_random_streams},
         {"matrices", test_matrices_stay},
         {"peaks", test_peaks},

@@ -216,6 +216,8 @@ void test_project(Isa isa);
 void test_hamming(const std::vector<Isa>& isas);
 void test_sdc(const std::vector<Isa>& isas);
 void test_select(Isa isa);
+void test_run_best();
+void test_highest_first();
 
 // small_parts_test.cpp
 void test_peaks();

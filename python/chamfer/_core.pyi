@@ -1,5 +1,6 @@
 """Typed contract of the compiled module. Arrays must be C-contiguous; nothing is converted."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -109,6 +110,15 @@ def sdc_topk(
     scales: Float32Array | None = None,
     formula: SdcFormula | None = None,
     num_threads: int,
+    isa: str,
+) -> tuple[Float32Array, Int64Array]: ...
+def sdc_topk_of_lists(
+    query_levels: UInt8Array,
+    lists: Sequence[tuple[UInt8Array, Float32Array | None, Int64Array]],
+    k: int,
+    *,
+    bits: int,
+    query_scale: float = 1.0,
     isa: str,
 ) -> tuple[Float32Array, Int64Array]: ...
 

@@ -437,13 +437,15 @@ def _search_parameters(index: Any, num_candidates: int, nprobe: int | None, sele
         return _probing_parameters(index, nprobe, selector)
     inner = _inside(index)
     if inner is None:
-        return None if selector is None else _parameters("SearchParameters", sel=selector)
+        return None if selector is None else search_parameters("SearchParameters", sel=selector)
     if isinstance(index, faiss.IndexRefine):
         within = _search_parameters(inner, int(num_candidates * index.k_factor), nprobe, selector)
-        return within and _parameters("IndexRefineSearchParameters", k_factor=index.k_factor, base_index_params=within)
+        return within and search_parameters(
+            "IndexRefineSearchParameters", k_factor=index.k_factor, base_index_params=within
+        )
     within = _search_parameters(inner, num_candidates, nprobe, selector)
     if isinstance(index, faiss.IndexPreTransform):
-        return within and _parameters("SearchParametersPreTransform", index_params=within)
+        return within and search_parameters("SearchParametersPreTransform", index_params=within)
     return within
 
 
@@ -457,13 +459,13 @@ def _probing_parameters(index: Any, nprobe: int | None, selector: Any) -> Any:
         own["quantizer_params"] = looking_at(quantizer.hnsw, nprobe)
     if selector is not None:
         own["sel"] = selector
-    return _parameters("SearchParametersIVF", **own)
+    return search_parameters("SearchParametersIVF", **own)
 
 
 def looking_at(graph: Any, num_nodes: int, selector: Any = None) -> Any:
     """Return search parameters: an HNSW graph's own, but for an efSearch of at least so many."""
     own = {} if selector is None else {"sel": selector}
-    return _parameters(
+    return search_parameters(
         "SearchParametersHNSW",
         efSearch=max(graph.efSearch, num_nodes),
         check_relative_distance=graph.check_relative_distance,
@@ -472,7 +474,7 @@ def looking_at(graph: Any, num_nodes: int, selector: Any = None) -> Any:
     )
 
 
-def _parameters(kind: str, **values: Any) -> Any:
+def search_parameters(kind: str, **values: Any) -> Any:
     """Return search parameters of a kind of FAISS's: its stubs do not know how these are made."""
     return getattr(faiss, kind)(**values)
 
@@ -516,7 +518,16 @@ def _row_after(index: Any) -> int:
 def rows_of_lists(lists: Any) -> list[NDArray[np.int64]]:
     """Return the ids in each of FAISS's inverted lists."""
     sizes = [lists.list_size(i) for i in range(lists.nlist)]
-    return [faiss.rev_swig_ptr(lists.get_ids(i), size).copy() for i, size in enumerate(sizes)]
+    return [faiss.rev_swig_ptr(lists.get_ids(i), size).astype(np.int64) for i, size in enumerate(sizes)]
+
+
+def trained_centres(encodings: NDArray[np.float32], num_lists: int, num_threads: int) -> NDArray[np.float32]:
+    """Return the centres of inverted lists, shape (num_lists, dim): spherical k-means, for the inner product."""
+    dim = encodings.shape[1]
+    lists = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, num_lists, faiss.METRIC_INNER_PRODUCT)
+    with faiss_threads(num_threads):
+        lists.train(encodings)
+    return np.ascontiguousarray(faiss.downcast_index(lists.quantizer).reconstruct_n(0, num_lists), np.float32)
 
 
 def add_in_order(index: Any, codes: NDArray[Any], rows: NDArray[np.int64]) -> None:
