@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from chamfer._archives import read_archive, write_archive
 from chamfer.binary import RecurrentCodes
-from chamfer.candidates import most_are_found, near_the_top, translated
+from chamfer.candidates import Candidates, most_are_found, near_the_top, translated
 from chamfer.errors import CorruptIndexError
 from chamfer.recurrent import RecurrentBinarizer, check_matrix
 from chamfer.recurrent_lists import RecurrentLists
@@ -185,8 +185,31 @@ class BinaryCandidates:
         _, found = self._held.search(checked, codes, near_the_top(self.num_documents), 1, None)
         return most_are_found(found, rows)
 
+    def empty_copy(self) -> BinaryCandidates:
+        """Return the same, trained as these are, without encodings."""
+        made = BinaryCandidates(self.binarizer, self.kind)
+        made._held = self._held.empty_copy()
+        return made
+
+    def joined(self, parts: Sequence[tuple[Candidates, NDArray[np.int64]]]) -> None:
+        """Return None: codes are made anew.
+
+        Args:
+            parts: candidates, and the rows of each that are kept.
+        """
+
+    @property
+    def takes_allowed(self) -> bool:
+        """Whether `search` takes `allowed`: no."""
+        return False
+
     def search(
-        self, encodings: NDArray[np.float32], num_candidates: int, num_threads: int, nprobe: int | None = None
+        self,
+        encodings: NDArray[np.float32],
+        num_candidates: int,
+        num_threads: int,
+        nprobe: int | None = None,
+        allowed: NDArray[np.bool_] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Find the rows whose codes are the most similar to those of each query.
 
@@ -195,10 +218,12 @@ class BinaryCandidates:
             num_candidates: rows to find per query.
             num_threads: threads to use; the result does not depend on it.
             nprobe: inverted lists to look into, if there are such; None means a quarter of them.
+            allowed: None; see `takes_allowed`.
 
         Returns:
             Scores and rows, (num_queries, num_candidates), best first; -inf and -1 fill the end.
         """
+        assert allowed is None
         checked = self._checked(encodings)
         queries = self.binarizer.encode_queries(checked, num_threads=num_threads)
         with translated("search", self.kind):
@@ -310,6 +335,9 @@ class _Held(Protocol):
     @property
     def nbytes(self) -> int:
         """Bytes of `arrays`, about."""
+
+    def empty_copy(self) -> _Held:
+        """Return the same, trained as this is, without codes."""
 
     def rows(self) -> NDArray[np.int64]:
         """Return all rows, in any order."""

@@ -101,6 +101,12 @@ class Candidates(Protocol):
     def empty_copy(self) -> Candidates:
         """Return the same, trained as these are, without encodings."""
 
+    def joined(self, parts: Sequence[tuple[Candidates, NDArray[np.int64]]]) -> Candidates | None:
+        """Return encodings of several, trained as these are, as one: these rows of each, which become 0, 1, 2, ...
+
+        None where that needs the encodings themselves.
+        """
+
     def save(self, path: Path) -> None:
         """Write all to one file."""
 
@@ -277,6 +283,30 @@ class FaissCandidates:
         """Whether these encodings, taken at these rows, find themselves: most do, near the top, whatever the index."""
         _, found = self.search(encodings, near_the_top(self.num_documents), 1)
         return most_are_found(found, rows)
+
+    def joined(self, parts: Sequence[tuple[Candidates, NDArray[np.int64]]]) -> FaissCandidates | None:
+        """Return encodings of several, trained as these are, as one: these rows of each, which become 0, 1, 2, ...
+
+        None where FAISS cannot: graphs, and inverted lists of which some rows are left out.
+        """
+        made = self.empty_copy()
+        keeps_ids = _id_keeper(made._index) is not None
+        for part, rows in parts:
+            assert isinstance(part, FaissCandidates)
+            left_out = np.setdiff1d(np.arange(part.num_documents), rows)
+            if isinstance(part._index, faiss.IndexIDMap) or (keeps_ids and len(left_out)):
+                return None
+            if part.num_documents == 0:
+                continue
+            try:
+                codes = faiss.clone_index(part._index)
+                if len(left_out):
+                    codes.remove_ids(left_out)  # type: ignore[arg-type]  # its stub is SWIG's
+                made._index.merge_from(codes, made._index.ntotal if keeps_ids else 0)
+            except RuntimeError:
+                return None
+        made._next_row = None
+        return made if made.num_documents == sum(len(rows) for _, rows in parts) else None
 
     @property
     def takes_allowed(self) -> bool:

@@ -47,6 +47,12 @@ class RecurrentLists:
         centres = 0 if self._centres is None else self._centres.nbytes
         return centres + sum(array.nbytes for some in (self._codes, self._rows) for array in some)
 
+    def empty_copy(self) -> RecurrentLists:
+        """Return the same lists without codes."""
+        made = RecurrentLists(self._binarizer, self.num_lists)
+        made._centres = self._centres
+        return made
+
     def rows(self) -> NDArray[np.int64]:
         """Return all rows, in any order."""
         return np.concatenate(self._rows)

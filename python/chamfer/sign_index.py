@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import faiss
@@ -63,6 +64,14 @@ class SignIndex:
         if self._nbytes is None:
             self._nbytes = faiss.serialize_index_binary(self._index).nbytes
         return self._nbytes
+
+    def empty_copy(self) -> SignIndex:
+        """Return the same, trained as this is, without codes."""
+        made = copy.copy(self)
+        made._nbytes = None
+        made._index = faiss.deserialize_index_binary(faiss.serialize_index_binary(self._index))
+        made._index.reset()
+        return made
 
     def rows(self) -> NDArray[np.int64]:
         """Return all rows, in any order."""

@@ -182,7 +182,12 @@ def merged_segment(folder: Path | None, model: Model, segments: Sequence[Segment
     lives = [segment.live_rows() for segment in segments]
     ids = np.concatenate([segment.ids[rows] for segment, rows in zip(segments, lives, strict=True)])
     arrays = live_arrays(segments)
-    fill = _filler(model, segments[0].candidates, num_threads)
+    template = segments[0].candidates
+    kept = list(zip((segment.candidates for segment in segments), lives, strict=True))
+
+    def fill(documents: TokenVectors) -> Candidates:
+        return template.joined(kept) or more_candidates(template, model.reducer, documents, num_threads)
+
     return make_segment(folder, arrays, model.codecs, ids, SegmentMetadata(_live_metadata(segments)), fill)
 
 

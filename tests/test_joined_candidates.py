@@ -1,0 +1,83 @@
+"""Candidates that are joined, emptied or told what they may find, for each kind of FAISS index."""
+
+import faiss
+import numpy as np
+import pytest
+
+from chamfer.candidates import FaissCandidates
+
+DIM = 32
+JOINED = ["Flat", "SQ8", "SQfp16", "PQ32x4fs", "PQ16", "OPQ16,PQ16x4fs", "PCA16,Flat"]
+LISTS = ["IVF8,Flat", "IVF8,SQ8", "IVF8,PQ32x4fs"]
+SELECTING = ["Flat", "SQ8", "PCA16,Flat", *LISTS, "HNSW8", "HNSW8,SQ8", "PCA16,IVF8,SQ8"]
+
+
+def encodings(n, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, DIM)).astype(np.float32)
+
+
+def trained(kind):
+    made = FaissCandidates(kind, DIM)
+    made.train(encodings(10_000 if "PQ16" in kind else 800), 1)
+    return made
+
+
+def filled(template, vectors):
+    made = template.empty_copy()
+    made.add(vectors, 1)
+    return made
+
+
+@pytest.mark.parametrize("kind", [*JOINED, *LISTS])
+@pytest.mark.parametrize("drops", [False, True])
+def test_joined_candidates_are_those_of_all(kind, drops):
+    template = trained(kind)
+    sides = [encodings(300, 1), encodings(1, 2), encodings(200, 3)]
+    random = np.random.default_rng(4)
+    rows = [np.flatnonzero(random.random(len(side)) < 0.7) if drops else np.arange(len(side)) for side in sides]
+    found = template.joined(list(zip((filled(template, side) for side in sides), rows, strict=True)))
+    if drops and kind in LISTS:
+        assert found is None
+        return
+    expected = filled(template, np.concatenate([side[some] for side, some in zip(sides, rows, strict=True)]))
+    assert found.num_documents == expected.num_documents
+    for one in (found, expected):
+        one.add(encodings(5, 5), 1)
+    for a, b in zip(found.search(encodings(20, 6), 30, 1), expected.search(encodings(20, 6), 30, 1), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("kind", ["HNSW8", "HNSW8,SQ8", "SQ8,RFlat"])
+def test_what_faiss_cannot_join_is_none(kind):
+    template = trained(kind)
+    assert template.joined([(filled(template, encodings(50)), np.arange(1, 50))]) is None
+
+
+@pytest.mark.parametrize("kind", SELECTING)
+def test_only_what_is_allowed_is_found(kind):
+    candidates = filled(trained(kind), encodings(500, 1))
+    assert candidates.takes_allowed
+    allowed = np.random.default_rng(2).random(500) < 0.2
+    scores, rows = candidates.search(encodings(40, 3), 20, 2, None, allowed)
+    assert allowed[rows[rows >= 0]].all()
+    assert (rows >= 0).mean() > 0.8  # a quarter of the lists may hold fewer
+    if kind == "Flat":
+        products = np.where(allowed, encodings(40, 3) @ encodings(500, 1).T, -np.inf)
+        np.testing.assert_array_equal(rows[:, 0], products.argmax(axis=1))
+    assert np.isneginf(scores[rows < 0]).all()
+
+
+def test_rows_of_an_index_that_keeps_ids_may_be_chosen_by_many_threads():
+    """FAISS puts another selector into the parameters while it searches, which threads must not share."""
+    candidates = FaissCandidates(faiss.IndexIDMap(faiss.IndexFlatIP(DIM)), DIM)
+    candidates.add(encodings(400, 1), 1, np.arange(400)[::-1].copy())
+    allowed = np.arange(400) % 3 == 0
+    expected = candidates.search(encodings(640, 2), 10, 1, None, allowed)
+    for _ in range(5):
+        for a, b in zip(candidates.search(encodings(640, 2), 10, 4, None, allowed), expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_product_quantizers_cannot_be_told():
+    assert not trained("PQ32x4fs").takes_allowed
+    assert not trained("PQ16").takes_allowed
