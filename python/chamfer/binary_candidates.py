@@ -196,7 +196,12 @@ class BinaryCandidates:
         return most_are_found(found, rows)
 
     def search(
-        self, encodings: NDArray[np.float32], num_candidates: int, num_threads: int, nprobe: int | None = None
+        self,
+        encodings: NDArray[np.float32],
+        num_candidates: int,
+        num_threads: int,
+        nprobe: int | None = None,
+        query_binarizer: RecurrentBinarizer | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Find the rows whose codes are the most similar to those of each query.
 
@@ -205,13 +210,28 @@ class BinaryCandidates:
             num_candidates: rows to find per query.
             num_threads: threads to use; the result does not depend on it.
             nprobe: inverted lists to look into, if there are such; None means a quarter of them.
+            query_binarizer: codes the queries, which are then encodings of its dim: one that was fitted with
+                compatible_with the binarizer of these candidates, such as of a newer encoder. None means their own.
 
         Returns:
             Scores and rows, (num_queries, num_candidates), best first; -inf and -1 fill the end.
+
+        Raises:
+            TypeError: query_binarizer is no RecurrentBinarizer.
+            ValueError: shapes do not fit, or query_binarizer was not fitted to search these codes.
         """
-        checked = self._checked(encodings)
+        if query_binarizer is None:
+            query_binarizer = self.binarizer
+        elif not isinstance(query_binarizer, RecurrentBinarizer):
+            raise TypeError(f"query_binarizer: expected a RecurrentBinarizer, got {type(query_binarizer).__name__}")
+        elif self.binarizer.fingerprint not in (query_binarizer.fingerprint, *query_binarizer.searches):
+            raise ValueError(
+                f"query_binarizer: expected {self.binarizer!r}, of the candidates, or one fitted to search its codes "
+                f"(compatible_with=), got {query_binarizer!r}"
+            )
+        queries = np.ascontiguousarray(check_matrix(encodings, "encodings", query_binarizer.dim), np.float32)
         with translated("search", self.kind):
-            return self._held.search(checked, self.binarizer.encode_queries, num_candidates, num_threads, nprobe)
+            return self._held.search(queries, query_binarizer.encode_queries, num_candidates, num_threads, nprobe)
 
     def _checked(self, encodings: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.ascontiguousarray(check_matrix(encodings, "encodings", self.dim), np.float32)
@@ -387,7 +407,7 @@ class _RecurrentLists:
     def search(
         self, encodings: NDArray[np.float32], encode: _Encode, num_candidates: int, num_threads: int, nprobe: int | None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        queries = encode(encodings, num_threads=num_threads)
+        queries = encode(encodings, num_threads=num_threads)._searching(self._codes[0])
         if self.num_lists is None:
             scores, rows = sdc_topk(queries, self._codes[0], num_candidates, num_threads=num_threads)
             found = rows >= 0
@@ -397,7 +417,13 @@ class _RecurrentLists:
         rows = np.full((len(encodings), num_candidates), -1, np.int64)
         if nprobe is None:
             nprobe = default_nprobe(self.num_lists)
-        probed = self._nearest_lists(encodings, min(nprobe, self.num_lists), num_threads)
+        nprobe = min(nprobe, self.num_lists)
+        if queries.fingerprint == self._binarizer.fingerprint:
+            probed = self._nearest_lists(encodings, nprobe, num_threads)
+        else:  # of another space than the centres; their codes are of the codes' own
+            assert self._centres is not None
+            centres = self._binarizer.encode(self._centres, num_threads=num_threads)
+            probed = sdc_topk(queries, centres, nprobe, num_threads=num_threads)[1]
         levels = queries.levels()
 
         def search_stretch(begin: int) -> None:
@@ -594,7 +620,10 @@ class _SignIndex:
     def search(
         self, encodings: NDArray[np.float32], encode: _Encode, num_candidates: int, num_threads: int, nprobe: int | None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        bits = encode(encodings, num_threads=num_threads).to_bits()
+        queries = encode(encodings, num_threads=num_threads)
+        if queries.dim > self._binarizer.output_dimension:  # as RecurrentCodes._searching
+            queries = queries._first(self._binarizer.output_dimension)
+        bits = queries.to_bits()
         distances = np.empty((len(bits), num_candidates), np.int32)
         rows = np.empty((len(bits), num_candidates), np.int64)
 
