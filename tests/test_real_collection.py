@@ -67,9 +67,7 @@ def test_ball_carving_keeps_the_exact_top_10(mini, exact_top10):
     assert kept > 0.9
 
 
-@pytest.mark.parametrize(
-    ("rotated", "plain", "gain"), [("recurrent:1", "binary", 0.02), ("recurrent:2", "scalar:2", 0)]
-)
+@pytest.mark.parametrize(("rotated", "plain"), [("recurrent:1", "binary"), ("recurrent:2", "scalar:2")])
 def test_codes_of_rotated_vectors_find_more_of_the_exact_top_10(mini, exact_top10, rotated, plain):
     queries, documents = mini
     found = {}
