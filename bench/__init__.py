@@ -5,6 +5,7 @@
     python -m bench scale DATA          how building and searching grow with the collection
     python -m bench candidates DATA     kinds of FAISS index on the same encodings
     python -m bench reducers DATA       what reducers and variants of them find by their encodings alone
+    python -m bench upgrade DATA OTHER  what a new encoder's queries find in an old one's binary codes
     python -m bench tune DATA           what tuning promises, and what other queries get
     python -m bench roofline            what this core can do at best
     python -m bench picture             docs/kernels.png and docs/search.png, from the results of the first two

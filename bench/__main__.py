@@ -57,9 +57,16 @@ def main() -> None:
     reducers.add_argument("data", type=Path, nargs="+", metavar="DATA", help="as of `search`")
     reducers.add_argument("--only", nargs="+", metavar="NAME", help="only reducers whose name contains one of these")
     reducers.add_argument("--trained", action="store_true", help="also features that torch trains, for minutes")
+    upgrade = commands.add_parser("upgrade", help="what a new encoder's queries find in an old one's binary codes")
+    upgrade.add_argument("data", type=Path, metavar="DATA", help="the old encoder's vectors, as of `search`")
+    upgrade.add_argument("other", type=Path, metavar="OTHER", help="the new one's, of the same documents and queries")
+    upgrade.add_argument("--bits", type=int, default=1024, help="of a code (default 1024)")
+    upgrade.add_argument("--loops", type=int, default=1, help="of the binarizers (default 1: two bits a number)")
+    upgrade.add_argument("--output-dimension", type=int, default=512, help="of the reducers (default 512)")
+    upgrade.add_argument("--threads", type=int, default=2, help="to fit and search with (default 2)")
     for command in (kernels, roofline):
         command.add_argument("--rounds", type=int, help="times that everything is measured (default 15, quick 2)")
-    for command in (kernels, roofline, search, scale, tune, candidates, updates, reducers):
+    for command in (kernels, roofline, search, scale, tune, candidates, updates, reducers, upgrade):
         command.add_argument("--quick", action="store_true", help="tiny: to try the code, the numbers mean nothing")
         command.add_argument(
             "--output",

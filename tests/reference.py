@@ -268,6 +268,19 @@ def normal_levels(bits):
     return np.rint(np.concatenate([-half[::-1], half]) / half[-1] * 127).astype(int)
 
 
+# Max (1960), table 2: the distance of equally spaced levels.
+EQUAL_STEPS = {1: 1.596, 2: 0.9957, 4: 0.3352}
+
+
+def levels_of(bits, book):
+    """Return the levels of a codebook, and what one root mean square is in their unit: equally spaced if it rotates."""
+    if book.rotation is None:
+        return normal_levels(bits), 127 / NORMAL_LEVELS[bits][-1]
+    highest = 2**bits - 1
+    unit = 127 // highest
+    return unit * (2 * np.arange(2**bits) - highest), 2 * unit / EQUAL_STEPS[bits]
+
+
 def bfloat16(x):
     """Return the nearest number of 8 significant bits, ties to even; subnormal below 2^-126, at most the largest."""
     x, largest = x.astype(np.float64), (2 - 2.0**-7) * 2.0**127
@@ -311,10 +324,11 @@ def decode_int8(codes, scale, book):
 
 def encode_short(vectors, bits, book):
     """Return the levels nearest to z / rms(z), scales <z, z> / <z, level> and shifts <r, m> / <m, m>."""
-    rest, levels = vectors.astype(np.float64) - book.center, normal_levels(bits)
+    rest = vectors.astype(np.float64) - book.center  # of rotated vectors, if the codebook rotates
+    levels, levels_per_rms = levels_of(bits, book)
     z = across(rest, book.direction) / book.dim_scales
     rms = np.sqrt(np.mean(z**2, axis=1, keepdims=True))
-    numbers = np.divide(z, rms, out=np.zeros_like(z), where=rms > 0) * 127 / NORMAL_LEVELS[bits][-1]
+    numbers = np.divide(z, rms, out=np.zeros_like(z), where=rms > 0) * levels_per_rms
     codes = np.abs(numbers[..., None] - levels).argmin(axis=-1)  # the lower of two that are as near
     products = np.sum(z * levels[codes], axis=1)
     scales = np.divide(np.sum(z**2, axis=1), products, out=np.zeros(len(z)), where=products > 0)
@@ -323,8 +337,9 @@ def encode_short(vectors, bits, book):
 
 def decode_short(codes, scales, shifts, bits, book):
     """d = center + shift m + P (scale · dim_scales ⊙ level)."""
-    numbers = scales[:, None] * book.dim_scales * normal_levels(bits)[codes]
-    return book.center + np.outer(shifts, book.direction) + across(numbers, book.direction)
+    numbers = scales[:, None] * book.dim_scales * levels_of(bits, book)[0][codes]
+    decoded = book.center + np.outer(shifts, book.direction) + across(numbers, book.direction)
+    return decoded if book.rotation is None else decoded @ book.rotation.astype(np.float64)
 
 
 def packed(codes, bits):
@@ -352,7 +367,7 @@ def similarities_short(query, codes, scales, shifts, bits, book):
     query = query.astype(np.float64)
     q_scales, p8 = quantized(across(query, book.direction) * book.dim_scales)
     shifted = np.outer(query @ book.direction.astype(np.float64), shifts)
-    scaled = q_scales[:, None] * scales * (p8 @ normal_levels(bits)[codes].T)
+    scaled = q_scales[:, None] * scales * (p8 @ levels_of(bits, book)[0][codes].T)
     return (query @ book.center)[:, None] + shifted + scaled, np.abs(shifted) + np.abs(scaled)
 
 

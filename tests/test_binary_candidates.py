@@ -193,6 +193,79 @@ def test_without_documents_or_queries_nothing_is_found(kind, binarizer, encoding
     assert filled(binarizer, kind, encodings).search(wanted[:0], 3, 2)[1].shape == (0, 3)
 
 
+# ── queries of a newer binarizer ────────────────────────────────────────────────────────────────────────────────────
+
+
+NEW_DIM = 17
+
+
+def newer(binarizer, output_dimension):
+    """A binarizer of other vectors that says that it was fitted to search the codes of this one."""
+    return random_binarizer(
+        dim=NEW_DIM, output_dimension=output_dimension, seed=1, loops=binarizer.loops, searches=[binarizer.fingerprint]
+    )
+
+
+def first_of(codes, dim):
+    """The first dims of codes, and scales that leave the length of what each stands for."""
+    values = 2.0 * codes.levels() - (2**codes.bits - 1)
+    longer = np.linalg.norm(values, axis=1) / np.linalg.norm(values[:, :dim], axis=1)
+    return codes.levels()[:, :dim], (codes.scales * longer).astype(np.float32)
+
+
+@pytest.mark.parametrize("output_dimension", [36, 51])
+@pytest.mark.parametrize("loops", [0, 1, 2, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_newer_binarizer_searches(kind, loops, output_dimension, encodings):
+    """Of as many numbers, or more: then the first of its codes search."""
+    binarizer = random_binarizer(output_dimension=36, loops=loops)
+    candidates, new = filled(binarizer, kind, encodings), newer(binarizer, output_dimension)
+    queries = np.random.default_rng(3).standard_normal((20, NEW_DIM)).astype(np.float32)
+    asked, held = new.encode_queries(queries), binarizer.encode(encodings)
+    levels, scales = first_of(asked, 36)
+    if kind.endswith("SDC"):
+        scores = reference.sdc_similarities(levels, held.levels(), held.bits, scales, held.scales)
+    else:
+        signs = [2.0 * (some >> (held.bits - 1)) - 1 for some in (levels, held.levels())]
+        scores = signs[0] @ signs[1].T
+    if kind.startswith("HNSW"):
+        found = candidates.search(queries, 50, 1, query_binarizer=new)
+        np.testing.assert_array_equal(found[0], np.take_along_axis(scores, found[1], axis=1))
+        return
+    found = candidates.search(queries, 500, 1, nprobe=LISTS, query_binarizer=new)
+    np.testing.assert_allclose(found[0], -np.sort(-scores, axis=1), rtol=1e-6)
+    np.testing.assert_allclose(np.take_along_axis(scores, found[1], axis=1), found[0], rtol=1e-6)
+
+
+def test_a_newer_binarizer_probes_the_lists_whose_centres_its_codes_are_the_nearest_to(binarizer, encodings):
+    new = newer(binarizer, 36)
+    candidates = filled(binarizer, "IVF7,SDC", encodings)
+    queries = np.random.default_rng(3).standard_normal((20, NEW_DIM)).astype(np.float32)
+    held = candidates._held
+    nearest = ch.sdc_topk(new.encode_queries(queries), binarizer.encode(held._centres), 2)[1]
+    found = candidates.search(queries, 500, 1, nprobe=2, query_binarizer=new)[1]
+    for rows, lists in zip(found, nearest, strict=True):
+        assert set(rows[rows >= 0]) == set(np.concatenate([held._rows[i] for i in lists]))
+
+
+def test_the_binarizer_of_the_candidates_may_be_named(binarizer, encodings, wanted):
+    candidates = filled(binarizer, "IVF7,SDC", encodings)
+    assert_same(candidates.search(wanted, 9, 1, query_binarizer=binarizer), candidates.search(wanted, 9, 1))
+
+
+def test_a_binarizer_that_was_not_fitted_to_search_is_refused(binarizer, encodings, wanted):
+    candidates = filled(binarizer, "SDC", encodings)
+    stranger = random_binarizer(output_dimension=36, seed=1)
+    with pytest.raises(
+        ValueError, match=r"^query_binarizer: expected .* \(compatible_with=\), got RecurrentBinarizer\(dim=12, "
+    ):
+        candidates.search(wanted, 3, 1, query_binarizer=stranger)
+    with pytest.raises(TypeError, match=r"^query_binarizer: expected a RecurrentBinarizer, got str$"):
+        candidates.search(wanted, 3, 1, query_binarizer="new")
+    with pytest.raises(ValueError, match=r"^encodings: expected shape \(n, 17\), got \(70, 12\)$"):
+        candidates.search(wanted, 3, 1, query_binarizer=newer(binarizer, 36))
+
+
 # ── add and remove ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 

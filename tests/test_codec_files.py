@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from chamfer import _archives
 from chamfer.codecs import load_codes
 from samples import off_centre_collection, read_npz
 
-NAMES = ("float16", "bfloat16", "int8", "scalar:4", "scalar:2", "binary")
+DATA = Path(__file__).parent / "data"
+NAMES = ("float16", "bfloat16", "int8", "scalar:4", "scalar:2", "binary", "recurrent:4", "recurrent:2", "recurrent:1")
 DOCUMENTS = off_centre_collection(np.random.default_rng(0), [3, 0, 5, 1, 8], dim=13)
 QUERIES = off_centre_collection(np.random.default_rng(1), [4, 2], dim=13)
 
@@ -94,6 +96,15 @@ def test_a_codec_in_a_file_with_codes_is_read_by_load_too(path):
     np.testing.assert_array_equal(ch.Codec.load(path).encode(DOCUMENTS).codes, codec.encode(DOCUMENTS).codes)
 
 
+def test_codes_of_an_earlier_version_score_as_then():
+    """Of format 1, from 2026-11-22: made by `save("recurrent:2", …)` above, with scores and what they decode to."""
+    codec, codes = load_codes(DATA / "codec_v1" / "recurrent_2.npz")
+    with np.load(DATA / "codec_v1" / "expected.npz") as expected:
+        np.testing.assert_allclose(ch.maxsim(QUERIES, codes), expected["scores"], rtol=1e-6)
+        np.testing.assert_allclose(codec.decode(codes).vectors, expected["decoded"], rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(codec.encode(DOCUMENTS).codes, codes.codes)
+
+
 # ── what is not saved ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -119,7 +130,7 @@ def test_codes_of_another_codec_are_not_saved(path):
 # ── damage ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("name", ["float16", "int8", "binary"])
+@pytest.mark.parametrize("name", ["float16", "int8", "binary", "recurrent:2"])
 def test_a_flipped_bit_anywhere_is_noticed_or_harmless(path, name):
     save(name, path)
     content, expected = path.read_bytes(), ch.maxsim(QUERIES, load_codes(path)[1])
@@ -197,6 +208,12 @@ SHORT, LONG = np.zeros((16, 4), np.uint8), np.zeros((18, 4), np.uint8)
         ("float16", {"vectors": np.zeros((17, 12), np.float16)}),
         ("float16", {"vectors": np.full((17, 13), np.nan, np.float16)}),
         ("float16", {"vectors": np.zeros((16, 13), np.float16)}),
+        ("recurrent:2", {"codebook_rotation": None}),
+        ("recurrent:2", {"codebook_rotation": np.eye(12, dtype=np.float32)}),
+        ("recurrent:2", {"codebook_rotation": 2 * np.eye(13, dtype=np.float32)}),
+        ("recurrent:2", {"codebook_rotation": np.full((13, 13), np.nan, np.float32)}),
+        ("recurrent:2", {"parameters": {"name": "scalar:2"}}),
+        ("scalar:2", {"codebook_rotation": np.eye(13, dtype=np.float32)}),
     ],
     ids=lambda value: value if isinstance(value, str) else str({k: getattr(v, "shape", v) for k, v in value.items()}),
 )

@@ -9,8 +9,8 @@ import pytest
 from chamfer import Codec, TokenCodes, TokenVectors, codec, maxsim, maxsim_alignment, maxsim_topk
 from samples import off_centre_collection
 
-NAMES = ("bfloat16", "int8", "scalar:4", "scalar:2", "binary")
-BITS = dict(zip(NAMES, (16, 8, 4, 2, 1), strict=True))
+NAMES = ("bfloat16", "int8", "scalar:4", "scalar:2", "recurrent:4", "recurrent:2", "recurrent:1", "binary")
+BITS = dict(zip(NAMES, (16, 8, 4, 2, 4, 2, 1, 1), strict=True))
 DIM = 19
 
 

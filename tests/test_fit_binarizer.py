@@ -359,3 +359,24 @@ def test_a_compatible_binarizer_searches_old_codes_and_another_cannot(torch):
     assert found["new to old"] > 0.95 * found["old to old"]
     assert found["new to new"] > 0.95 * found["old to old"]
     assert found["new to old, not compatible"] < 0.5 * found["old to old"]
+
+
+@pytest.mark.parametrize("size", [48, 144])  # of vectors: fewer numbers than the old code has, and more
+def test_the_first_numbers_of_more_bits_search_old_codes(torch, size):
+    old_x, new_x = reducer_vectors(48, 1), reducer_vectors(size, 2)
+    exact = exact_topk(new_x[1], new_x[0])
+    arguments = {"epochs": 4, "num_threads": 1}
+    old = fit_binarizer(old_x[0], bits=96, **arguments)
+    new = fit_binarizer(new_x[0], bits=192, compatible_with=old, old_x=old_x[0], **arguments)
+    codes, queries = old.encode(old_x[0]), new.encode_queries(new_x[1])
+    assert (new.output_dimension, new.searches) == (96, (old.fingerprint,))
+    found = {
+        "old to old": recall(old.encode_queries(old_x[1]), codes, exact, 50),
+        "new to old": recall(queries, codes, exact, 50),
+        "new to new": recall(queries, new.encode(new_x[0]), exact, 50),
+    }
+    print(found)
+    assert found["new to old"] > 0.95 * found["old to old"]
+    assert found["new to new"] > found["old to old"]
+    with pytest.raises(ValueError, match=r"^query_codes: expected dim 96 as the codes, got 48"):
+        sdc_topk(old.encode_queries(old_x[1]), new.encode(new_x[0]), 3)

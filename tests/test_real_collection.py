@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import reference
-from chamfer import FixedDimensionalEncoder, TokenVectors, ball_carving, maxsim, maxsim_topk
+from chamfer import FixedDimensionalEncoder, TokenVectors, ball_carving, codec, maxsim, maxsim_topk
 
 LAYOUTS = ["paper", "google"]
 
@@ -65,3 +65,14 @@ def test_ball_carving_keeps_the_exact_top_10(mini, exact_top10):
     rows = maxsim_topk(carved, documents, 10)[1]
     kept = np.mean([np.isin(best, found).mean() for best, found in zip(exact_top10, rows, strict=True)])
     assert kept > 0.9
+
+
+@pytest.mark.parametrize(("rotated", "plain"), [("recurrent:1", "binary"), ("recurrent:2", "scalar:2")])
+def test_codes_of_rotated_vectors_find_more_of_the_exact_top_10(mini, exact_top10, rotated, plain):
+    queries, documents = mini
+    found = {}
+    for name in (rotated, plain):
+        rows = maxsim_topk(queries, codec(name, documents.dim).fit(documents).encode(documents), 10)[1]
+        found[name] = np.mean([np.isin(best, some).mean() for best, some in zip(exact_top10, rows, strict=True)])
+    print(found)
+    assert found[rotated] > found[plain]  # 0.739 → 0.785 and 0.852 → 0.886 on SciFact

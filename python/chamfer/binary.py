@@ -121,6 +121,22 @@ class RecurrentCodes:
         codes._packed.flags.writeable = False
         return codes
 
+    def _first(self, dim: int) -> RecurrentCodes:
+        """Return the first dims of each code, which stand for as long vectors as all do."""
+        levels = self.levels()
+        values = 2 * levels.astype(np.float32) - np.float32(2**self.bits - 1)
+        longer = np.linalg.norm(values, axis=1) / np.linalg.norm(values[:, :dim], axis=1)
+        scales = longer if self.scales is None else longer * self.scales
+        codes = RecurrentCodes.from_levels(levels[:, :dim], self.bits, scales)
+        codes.fingerprint, codes.searches = self.fingerprint, self.searches
+        return codes
+
+    def _searching(self, codes: RecurrentCodes) -> RecurrentCodes:
+        """Return these codes as they search others: their first dims, if they were trained to search shorter codes."""
+        if codes.fingerprint in self.searches and codes.dim < self.dim and codes.bits == self.bits:
+            return self._first(codes.dim)
+        return self
+
     def _select(self, rows: NDArray[np.int64]) -> RecurrentCodes:
         """Return the codes at these rows, in their order."""
         scales = None if self.scales is None else self.scales[rows]
@@ -194,7 +210,7 @@ def sdc_topk(
     Args:
         query_codes: the queries' codes.
         codes: codes of the same dim and bits, and of the same binarizer, or of one that the queries' was trained to
-            search; codes made by hand fit any.
+            search, which may be of fewer dims: the queries' first dims search those. Codes made by hand fit any.
         k: codes to return per query, at least 1; may exceed the number of codes.
         num_threads: threads to use; None means the CPUs of this process.
         isa: instruction set, one of `available_isas()`; None means `best_isa()`.
@@ -214,6 +230,7 @@ def sdc_topk(
             raise TypeError(
                 f"{name}: expected RecurrentCodes, got {type(value).__name__}; RecurrentCodes.from_levels makes them"
             )
+    query_codes = query_codes._searching(codes)
     for attribute in ("dim", "bits"):
         expected, got = getattr(codes, attribute), getattr(query_codes, attribute)
         if expected != got:

@@ -210,6 +210,7 @@ class BinaryCandidates:
         num_threads: int,
         nprobe: int | None = None,
         allowed: NDArray[np.bool_] | None = None,
+        query_binarizer: RecurrentBinarizer | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Find the rows whose codes are the most similar to those of each query.
 
@@ -219,15 +220,30 @@ class BinaryCandidates:
             num_threads: threads to use; the result does not depend on it.
             nprobe: inverted lists to look into, if there are such; None means a quarter of them.
             allowed: None; see `takes_allowed`.
+            query_binarizer: codes the queries, which are then encodings of its dim: one that was fitted with
+                compatible_with the binarizer of these candidates, such as of a newer encoder. None means their own.
 
         Returns:
             Scores and rows, (num_queries, num_candidates), best first; -inf and -1 fill the end.
+
+        Raises:
+            TypeError: query_binarizer is no RecurrentBinarizer.
+            ValueError: shapes do not fit, or query_binarizer was not fitted to search these codes.
         """
         assert allowed is None
-        checked = self._checked(encodings)
-        queries = self.binarizer.encode_queries(checked, num_threads=num_threads)
+        if query_binarizer is None:
+            query_binarizer = self.binarizer
+        elif not isinstance(query_binarizer, RecurrentBinarizer):
+            raise TypeError(f"query_binarizer: expected a RecurrentBinarizer, got {type(query_binarizer).__name__}")
+        elif self.binarizer.fingerprint not in (query_binarizer.fingerprint, *query_binarizer.searches):
+            raise ValueError(
+                f"query_binarizer: expected {self.binarizer!r}, of the candidates, or one fitted to search its codes "
+                f"(compatible_with=), got {query_binarizer!r}"
+            )
+        queries = np.ascontiguousarray(check_matrix(encodings, "encodings", query_binarizer.dim), np.float32)
+        codes = query_binarizer.encode_queries(queries, num_threads=num_threads)
         with translated("search", self.kind):
-            return self._held.search(checked, queries, num_candidates, num_threads, nprobe)
+            return self._held.search(queries, codes, num_candidates, num_threads, nprobe)
 
     def _held_rows(self) -> _Rows:
         if self._rows is None:

@@ -110,6 +110,7 @@ class RecurrentLists:
         nprobe: int | None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return scores and rows, best first, of queries: their encodings, and the codes of these."""
+        queries = queries._searching(self._codes[0])
         if self.num_lists is None:
             scores, rows = sdc_topk(queries, self._codes[0], num_candidates, num_threads=num_threads)
             found = rows >= 0
@@ -119,7 +120,13 @@ class RecurrentLists:
         rows = np.empty((len(encodings), num_candidates), np.int64)
         if nprobe is None:
             nprobe = default_nprobe(self.num_lists)
-        probed = self._nearest_lists(encodings, min(nprobe, self.num_lists), num_threads)
+        nprobe = min(nprobe, self.num_lists)
+        if queries.fingerprint == self._binarizer.fingerprint:
+            probed = self._nearest_lists(encodings, nprobe, num_threads)
+        else:  # of another space than the centres; their codes are of the codes' own
+            assert self._centres is not None
+            centres = self._binarizer.encode(self._centres, num_threads=num_threads)
+            probed = sdc_topk(queries, centres, nprobe, num_threads=num_threads)[1]
         levels, bits, isa = queries.levels(), queries.bits, resolve_isa(None)
         scales = [1.0] * len(encodings) if queries.scales is None else queries.scales.tolist()
         parts = [(codes._packed, codes.scales, held) for codes, held in zip(self._codes, self._rows, strict=True)]

@@ -169,7 +169,7 @@ def _collections(
 ) -> tuple[TokenVectors | TokenCodes, TokenVectors | TokenCodes]:
     q = queries if isinstance(queries, TokenCodes) else as_token_vectors(queries, arguments[0])
     d = documents if isinstance(documents, TokenCodes) else as_token_vectors(documents, arguments[1])
-    if isinstance(q, TokenCodes) and not (q.bits == 1 and isinstance(d, TokenCodes) and d.bits == 1):
+    if isinstance(q, TokenCodes) and not (q._are_signs and isinstance(d, TokenCodes) and d._are_signs):
         raise ValueError(
             f'{arguments[0]}: codes of queries go with "binary" codes of {arguments[1]} only; pass the vectors'
         )
@@ -177,6 +177,8 @@ def _collections(
         raise ValueError(f"{arguments[0]}: expected dim {d.dim} as the {arguments[1]}, got {q.dim}")
     if isinstance(q, TokenVectors) and q.dtype != np.float32:
         q = TokenVectors._trusted(q.vectors.astype(np.float32), q.offsets)
+    if isinstance(q, TokenVectors) and isinstance(d, TokenCodes):
+        q = d._rotated(q)
     return q, d
 
 

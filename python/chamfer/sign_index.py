@@ -111,6 +111,8 @@ class SignIndex:
         nprobe: int | None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return scores and rows, best first, of queries: their encodings, and the codes of these."""
+        if queries.dim > self._binarizer.output_dimension:  # as RecurrentCodes._searching
+            queries = queries._first(self._binarizer.output_dimension)
         bits = queries.to_bits()
         distances = np.empty((len(bits), num_candidates), np.int32)
         rows = np.empty((len(bits), num_candidates), np.int64)

@@ -14,27 +14,38 @@ from chamfer.token_vectors import TokenVectors
 _Arrays = dict[str, NDArray[Any]]
 
 _BOOK_ARRAYS = ("center", "direction", "levels", "dim_scales")
+_MOST_SKEW = 1e-3  # of a rotation: inner products of rows are off those of unit vectors by no more
 _TERMS = {16: (), 8: ("scales", "errors", "norms"), 4: ("token_terms",), 2: ("token_terms",), 1: ("token_terms",)}
 
 
 def codebook_parts(book: Codebook, prefix: str) -> tuple[dict[str, float], _Arrays]:
     """Return the numbers of a codebook, and its arrays, their names with a prefix."""
     numbers = {"stretch": float(book.stretch), "levels_per_rms": float(book.levels_per_rms)}
-    return numbers, {prefix + name: getattr(book, name) for name in _BOOK_ARRAYS}
+    arrays = {name: getattr(book, name) for name in _BOOK_ARRAYS}
+    if book.rotation is not None:
+        arrays["rotation"] = book.rotation
+    return numbers, {prefix + name: array for name, array in arrays.items()}
 
 
-def codebook_of_parts(numbers: dict[str, float], arrays: _Arrays, prefix: str, bits: int, dim: int) -> Codebook:
+def codebook_of_parts(
+    numbers: dict[str, float], arrays: _Arrays, prefix: str, bits: int, dim: int, *, rotates: bool
+) -> Codebook:
     """Take a codebook's arrays out of `arrays`, checked.
 
     Raises:
         ValueError, KeyError, TypeError: a part is missing, of a wrong dtype or shape, or no number that can be used.
     """
-    taken = {name: arrays.pop(prefix + name) for name in _BOOK_ARRAYS}
+    kinds: dict[str, tuple[type, tuple[int, ...]]] = dict.fromkeys(_BOOK_ARRAYS, (np.float32, (dim,)))
+    kinds["levels"] = (np.uint8, (16,))
+    if rotates:
+        kinds["rotation"] = (np.float32, (dim, dim))
+    taken = {name: arrays.pop(prefix + name) for name in kinds}
     for name, array in taken.items():
-        dtype, shape = (np.uint8, (16,)) if name == "levels" else (np.float32, (dim,))
-        _check(array, prefix + name, dtype, shape)
+        _check(array, prefix + name, *kinds[name])
     if not (taken["dim_scales"] > 0).all():
         raise ValueError(f"{prefix}dim_scales: expected numbers above 0")
+    if rotates and np.abs(taken["rotation"] @ taken["rotation"].T - np.eye(dim)).max() > _MOST_SKEW:
+        raise ValueError(f"{prefix}rotation: expected orthonormal rows")
     stretch, levels_per_rms = float(numbers["stretch"]), float(numbers["levels_per_rms"])
     if not (1 <= stretch <= 1024 and 0 < levels_per_rms < np.inf):
         raise ValueError(f"{prefix}stretch {stretch}, {prefix}levels_per_rms {levels_per_rms}")

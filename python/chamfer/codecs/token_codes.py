@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from chamfer import _core
-from chamfer.token_vectors import chosen_rows, offsets_of
+from chamfer._runtime import resolve_isa
+from chamfer.token_vectors import TokenVectors, chosen_rows, offsets_of
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Codebook:
         levels: fewer bits: uint8, shape (16,), the number of each code, 128 standing for 0.
         levels_per_rms: fewer bits: the level of one root mean square.
         dim_scales: fewer bits: what is divided by.
+        rotation: shape (dim, dim): turns vectors and queries before all else; None does not.
     """
 
     bits: int
@@ -35,6 +37,13 @@ class Codebook:
     levels: NDArray[np.uint8]
     levels_per_rms: float
     dim_scales: NDArray[np.float32]
+    rotation: NDArray[np.float32] | None = None
+
+    def rotated(self, vectors: NDArray[np.float32], num_threads: int = 1) -> NDArray[np.float32]:
+        """Return vectors as the other parts take them; each is the same bits alone and among others."""
+        if self.rotation is None:
+            return vectors
+        return _core.project(vectors, self.rotation, isa=resolve_isa(None), num_threads=num_threads)
 
 
 class TokenCodes:
@@ -137,6 +146,18 @@ class TokenCodes:
         tokens = np.arange(offsets[-1]) + np.repeat(self.offsets[chosen] - offsets[:-1], lengths)
         terms = {name: array[tokens if name == "token_terms" else chosen] for name, array in self.terms.items()}
         return TokenCodes(self.codes[tokens], terms, offsets, self.dim, self._codebook)
+
+    @property
+    def _are_signs(self) -> bool:
+        """Whether codes of queries can be compared with them."""
+        return self.bits == 1 and self._codebook.rotation is None
+
+    def _rotated(self, queries: TokenVectors) -> TokenVectors:
+        """Return float32 queries as the core multiplies them with the codes."""
+        if self._codebook.rotation is None:
+            return queries
+        queries._core_collection()  # refuses numbers that are not finite, by their row
+        return TokenVectors._trusted(self._codebook.rotated(np.asarray(queries.vectors, np.float32)), queries.offsets)
 
     def _core_collection(self) -> _core.Collection:
         """Return what the core takes, made at the first use."""

@@ -135,7 +135,8 @@ class Training:
             loss = self._loss(query_codes @ shown_codes.T, wanted, is_pair)
             if self._old is not None:
                 old = shown < self._data.num_rows  # documents of pairs have no old codes
-                loss_of_old = self._loss(query_codes @ self._old[shown[old]].T, wanted[:, old], is_pair[:, old])
+                first = torch.nn.functional.normalize(query_codes[:, : self._old.shape[1]])  # all but of more bits
+                loss_of_old = self._loss(first @ self._old[shown[old]].T, wanted[:, old], is_pair[:, old])
                 loss = (loss + loss_of_old) / 2
             self._adam.zero_grad()
             loss.backward()
