@@ -167,12 +167,59 @@ def test_info_shows_the_stages_and_what_each_takes(files):
 
 
 def test_info_verify_finds_a_flipped_bit(indexed):
-    (vectors,) = (indexed / "index").glob("*/vectors.npy")
-    content = bytearray(vectors.read_bytes())
-    content[-1] ^= 1
-    vectors.write_bytes(content)
+    flip_a_bit_of_token_vectors(indexed / "index")
     chamfer_command("info", indexed / "index")
     assert "checksum differs" in chamfer_command("info", indexed / "index", "--verify", code=1).stderr
+
+
+def flip_a_bit_of_token_vectors(folder):
+    (documents,) = folder.glob("*/documents.chamfer")
+    content = bytearray(documents.read_bytes())
+    content[4096 + 100] ^= 1  # arrays begin at the second page, and token vectors come first
+    documents.write_bytes(content)
+
+
+def test_verify_tells_and_repairs_what_can_be(indexed):
+    folder = indexed / "index"
+    assert "all is well" in chamfer_command("verify", folder).stdout
+    (folder / "HEAD").unlink()
+    result = chamfer_command("verify", folder, code=1)
+    assert "HEAD: missing" in result.stdout
+    assert "not repaired" in result.stdout
+    assert "repaired" in chamfer_command("verify", folder, "--repair").stdout
+    assert json.loads(chamfer_command("verify", folder, "--json").stdout) == {"findings": [], "repaired": False}
+    flip_a_bit_of_token_vectors(folder)
+    result = chamfer_command("verify", folder, "--repair", code=1)
+    assert "cannot be repaired: restore a copy" in result.stdout
+    found = json.loads(chamfer_command("verify", folder, "--json", code=1).stdout)["findings"]
+    assert [finding["repair"] for finding in found] == [None]
+
+
+def test_documents_are_added_deleted_filtered_and_compacted(files, tmp_path):
+    data = read_npz(files / "corpus.npz")
+    num_documents = len(data["offsets"]) - 1
+    lines = [json.dumps({"year": 2000 + i % 20}) for i in range(num_documents)]
+    (tmp_path / "years.jsonl").write_text("\n".join(lines))
+    folder = tmp_path / "index"
+    ids = [f"d{i}" for i in range(num_documents)]
+    (tmp_path / "ids.json").write_text(json.dumps(ids))
+    given = ("--ids", tmp_path / "ids.json", "--metadata", tmp_path / "years.jsonl")
+    chamfer_command("index", files / "corpus.npz", "--out", folder, *given)
+    assert f"0 added, {num_documents} replaced" in chamfer_command("add", folder, files / "corpus.npz", *given).stderr
+    (tmp_path / "ids.json").write_text(json.dumps([f"n{i}" for i in range(num_documents)]))
+    chamfer_command("add", folder, files / "corpus.npz", *given)
+    assert f"2 deleted: {2 * num_documents - 2} documents" in chamfer_command("delete", folder, "d0", "n1", "x").stderr
+    facts = json.loads(chamfer_command("compact", folder, "--json").stdout)
+    assert facts["num_documents"] == 2 * num_documents - 2
+    assert facts["num_segments"] == 1
+    answers = chamfer_command("search", folder, files / "queries.npz", "--filter", "year == 2003", "--json").stdout
+    found = {one for answer in json.loads(answers)["answers"] for one in answer["ids"] if one is not None}
+    assert found
+    assert all(int(one[1:]) % 20 == 3 for one in found)
+    (tmp_path / "years.jsonl").write_text("{year")
+    assert "one JSON object per line" in chamfer_command("add", folder, files / "corpus.npz", *given, code=1).stderr
+    np.savez(tmp_path / "nameless.npz", vectors=data["vectors"], offsets=data["offsets"])
+    assert "expected ids in it, or --ids" in chamfer_command("add", folder, tmp_path / "nameless.npz", code=1).stderr
 
 
 @pytest.mark.parametrize("form", ["npz", "pair", "folder", "tokens folder"])

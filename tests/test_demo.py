@@ -116,7 +116,7 @@ def test_no_question_is_searched_with_a_mean_that_it_has_a_part_in(collection):
     for half in (0, 1):
         others = collection.queries.select(np.arange(len(collection.queries)) % 2 != half)
         np.testing.assert_allclose(
-            searcher.halves[half]._reducer._query_mean, others.vectors.mean(axis=0, dtype=np.float64), atol=1e-6
+            searcher.halves[half].reducer._query_mean, others.vectors.mean(axis=0, dtype=np.float64), atol=1e-6
         )
 
 

@@ -34,7 +34,7 @@ from chamfer.index.segments import (
 from chamfer.token_vectors import TokenVectors, TokenVectorsLike, as_token_vectors
 
 # Sample queries that are kept for the day the model is fitted anew.
-_MOST_QUERIES = 1_000
+_MOST_QUERIES = 500
 
 # Of a memory budget, what the vectors of a segment may take as float32 while it is encoded; the rest is for the model,
 # for codes and encodings, and for what is mapped.
@@ -157,8 +157,15 @@ def _model(
         stages = fit_stages(documents, names, queries, num_threads)
     kept = None
     if queries is not None and len(queries):
-        kept = queries.select(spread(len(queries), _MOST_QUERIES))
+        kept = _halved(queries.select(spread(len(queries), _MOST_QUERIES)))
     return Model(reducer, stages, kept, wish.asked(), len(documents))
+
+
+def _halved(queries: TokenVectors) -> TokenVectors:
+    """Return queries in half precision, which is plenty to fit to, if their numbers are in its range."""
+    with np.errstate(over="ignore"):
+        halves = queries.vectors.astype(np.float16)
+    return TokenVectors._trusted(halves, queries.offsets) if np.isfinite(halves).all() else queries
 
 
 def new_segment(

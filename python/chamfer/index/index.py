@@ -291,7 +291,13 @@ class Index:
         *,
         num_threads: int | None = None,
     ) -> None:
-        """Replace documents that are there; without metadata they keep theirs. As `add` in all else.
+        """Replace documents that are there; all or none, as `add`.
+
+        Args:
+            documents: as in `add`.
+            ids: one per document, all different, all there.
+            metadata: one dict or None per document, as in `build`; None keeps what there is.
+            num_threads: threads to use; None means the CPUs of this process.
 
         Raises:
             KeyError: no document has this id; then none is replaced.

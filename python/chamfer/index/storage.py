@@ -55,7 +55,9 @@ def refuse_foreign(path: Path) -> None:
         raise FileExistsError(f"{path}: is a file; choose a new or empty folder")
     for entry in path.iterdir():
         if not (_OWN.fullmatch(entry.name) or _FOLDER.fullmatch(entry.name) or legacy.is_own(entry.name)):
-            raise FileExistsError(f"{path}: holds {entry.name}, not of an index; choose a new or empty folder")
+            raise FileExistsError(
+                f"{path}: holds files that are not an index ({entry.name}); choose a new or empty folder"
+            )
     try:
         if is_present(path):
             catalogue.read(path)

@@ -17,7 +17,6 @@ from chamfer._runtime import resolve_num_threads
 from chamfer.candidates import Candidates
 from chamfer.errors import CorruptIndexError
 from chamfer.index import catalogue, legacy, storage
-from chamfer.index.building import Wish
 from chamfer.index.catalogue import Blobs, Manifest, Record
 from chamfer.index.filling import more_candidates, trained_candidates
 from chamfer.index.model import Model
@@ -123,6 +122,9 @@ class _Verification:
                 advance(1)
         if len(self._whole) == len(self._manifest.segments):
             self._check_ids()
+        if self._model is not None and self._model.asked.get("candidates") is None and not self._whole:
+            # They were an object of the caller's, and no trained one is left.
+            self.findings = [Finding(finding.problem, None) for finding in self.findings]
 
     def _noting(self, repair: str | None, check: Callable[[], object]) -> bool:
         """Run a check, note what it raises, and return whether it raised nothing."""
@@ -228,10 +230,5 @@ class _Verification:
         if self._whole:
             return next(iter(self._whole.values())).candidates
         assert self._model is not None
-        wish = Wish.of(self._model)
         documents = next(iter(self._damaged.values()))
-        if wish is None:
-            raise CorruptIndexError(
-                f"{self._folder}: its candidates were given as an object, and no trained ones are left; build it again"
-            )
-        return trained_candidates(wish.candidates, self._model.reducer, documents, num_threads)
+        return trained_candidates(self._model.asked["candidates"], self._model.reducer, documents, num_threads)

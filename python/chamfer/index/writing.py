@@ -27,7 +27,7 @@ _BATCH_TOKENS = 2**16
 
 # With more segments than this the last ones are merged, from the first that is no larger than all after it together:
 # so a document is copied about as often as the collection doubles.
-_MOST_SEGMENTS = 8
+_MOST_SEGMENTS = 4
 
 # A model is fitted anew when the collection has grown by this factor.
 _REFIT_GROWTH = 2.0
