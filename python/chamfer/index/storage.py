@@ -174,19 +174,19 @@ def copied(path: Path, segment: Segment, model: Model) -> Segment:
     return with_deleted(made, segment.deleted)
 
 
-def commit(path: Path, before: Snapshot, after: Snapshot, search: SearchSettings) -> Snapshot:
-    """Make a snapshot the state of a folder whose state was `before`; its segments lie there. The lock is held.
+def commit(path: Path, before: Manifest, model: Model, after: Snapshot, search: SearchSettings) -> Snapshot:
+    """Make a snapshot the state of a folder whose state was `before`, with this model. The lock is held.
+
+    Its segments lie there already.
 
     Raises:
         As `catalogue.write`.
     """
-    assert before.manifest is not None
-    old = [segment.record for segment in before.segments]
-    changed = {_name(segment): segment_blobs(segment) for segment in after.segments if segment.record not in old}
-    manifest = replace(before.manifest, settings=_settings(after, search), segments=_records(after.segments))
-    if after.model is not before.model:
-        model, files = _write_model(path, after.model)
-        manifest = replace(manifest, model=model, model_files=files)
+    changed = {_name(one): segment_blobs(one) for one in after.segments if one.record not in before.segments}
+    manifest = replace(before, settings=_settings(after, search), segments=_records(after.segments))
+    if after.model is not model:
+        name, files = _write_model(path, after.model)
+        manifest = replace(manifest, model=name, model_files=files)
     return Snapshot(after.model, after.segments, catalogue.write(path, manifest, changed))
 
 

@@ -202,10 +202,9 @@ class _Verification:
         for record in self._manifest.segments:
             segment = self._whole.get(record.name)
             segments.append(segment or self._made_anew(record, template, num_threads))
-        before = Snapshot(self._model, list(self._whole.values()) or segments, self._manifest)
         after = Snapshot(self._model, segments, self._manifest)
         search = SearchSettings.from_json(self._manifest.settings["search"])
-        committed = storage.commit(self._folder, before, after, search)
+        committed = storage.commit(self._folder, self._manifest, self._model, after, search)
         assert committed.manifest is not None
         storage.remove_unused(self._folder, committed.manifest)
 

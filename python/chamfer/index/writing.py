@@ -101,7 +101,8 @@ class Writer:
         """Make a snapshot the state."""
         if self.path is not None:
             try:
-                after = storage.commit(self.path, self.snapshot, after, self.search)
+                assert self.snapshot.manifest is not None
+                after = storage.commit(self.path, self.snapshot.manifest, self.snapshot.model, after, self.search)
             except BaseException:
                 self._is_unsure = True
                 raise
