@@ -145,7 +145,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         stored = (path / MANIFEST).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(f"{path}: no index here (no {MANIFEST})") from None
+        raise FileNotFoundError(f"{path}: no index here") from None
     try:
         envelope = json.loads(stored)
         if _text_hash(envelope["manifest"]) != envelope["checksum"]:

@@ -39,12 +39,13 @@ from chamfer.index.segments import (
     with_deleted,
 )
 from chamfer.index.settings import SearchSettings
-from chamfer.index.snapshot import Snapshot
+from chamfer.index.snapshot import Snapshot, check_settings
 
 LOCK = "lock"
 
 _FOLDER = re.compile(r"[sm]-[0-9a-f]{12}")
-_OWN = re.compile(rf"{catalogue.CATALOGUE}(-wal|-shm)?|{catalogue.HEAD}|{LOCK}|\..*\.new.*|\.{catalogue.HEAD}.*")
+_CATALOGUE = re.escape(catalogue.CATALOGUE)
+_OWN = re.compile(rf"{_CATALOGUE}(-wal|-shm|-journal)?|{catalogue.HEAD}|{LOCK}|\.+({_CATALOGUE}|{catalogue.HEAD})\..+")
 
 
 def refuse_foreign(path: Path) -> None:
@@ -66,8 +67,10 @@ def refuse_foreign(path: Path) -> None:
 
 
 def is_present(path: Path) -> bool:
-    """Return whether a folder holds an index of this version."""
-    return (path / catalogue.HEAD).exists()
+    """Return whether a folder holds an index of this version, or what is left of one."""
+    if (path / catalogue.HEAD).exists():
+        return True
+    return (path / catalogue.CATALOGUE).exists() and not catalogue.is_unfinished(path)
 
 
 def _settings(snapshot: Snapshot, search: SearchSettings) -> dict[str, Any]:
@@ -144,11 +147,11 @@ def detached(snapshot: Snapshot) -> Snapshot:
 
 
 def refuse_newer(path: Path, snapshot: Snapshot) -> None:
-    """Raise FileExistsError if a folder holds a state that came after this one."""
-    if not is_present(path) or snapshot.manifest is None:
+    """Raise FileExistsError if a folder, which this state was read from, holds a later one."""
+    if not is_present(path):
         return
-    found = catalogue.read(path)[0]
-    if (found.index_id, found.generation) != (snapshot.manifest.index_id, snapshot.manifest.generation):
+    found, known = catalogue.read(path)[0], snapshot.manifest
+    if known is None or (found.index_id, found.generation) != (known.index_id, known.generation):
         raise FileExistsError(
             f"{path}: holds another index, or a later state, saved since this one was opened or saved; "
             "open that one, or save this one to another folder"
@@ -229,6 +232,15 @@ def open_snapshot(path: Path, *, verify: bool, known: Snapshot | None = None) ->
                 raise CorruptIndexError(text) from None
 
 
+def _search_settings(path: Path, stored: Any, snapshot: Snapshot) -> SearchSettings:
+    try:
+        search = SearchSettings.from_json(stored)
+        check_settings(search, snapshot)
+    except ValueError as error:
+        raise CorruptIndexError(f"{path}: its settings do not fit together ({error})") from None
+    return search
+
+
 def _open(
     path: Path,
     manifest: Manifest,
@@ -260,9 +272,13 @@ def _open(
                 deleted = decode_deleted(own.deleted, len(before))
                 segments.append(before if before.record == record else replace(before, deleted=deleted, record=record))
         if not segments or model.reducer.dim != dim:
-            raise ValueError(f"{len(segments)} segments of dim {dim}, reducer of dim {model.reducer.dim}")
-        return Snapshot(model, segments, manifest), SearchSettings.from_json(settings["search"])
+            raise CorruptIndexError(
+                f"{path}: its settings do not fit together "
+                f"({len(segments)} segments of dim {dim}, reducer of dim {model.reducer.dim})"
+            )
+        snapshot = Snapshot(model, segments, manifest)
+        return snapshot, _search_settings(path, settings["search"], snapshot)
     except (CorruptIndexError, FileNotFoundError):
         raise
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise CorruptIndexError(f"{path}: its settings do not fit together ({error})") from None
