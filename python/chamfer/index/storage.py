@@ -29,6 +29,7 @@ from chamfer.index.catalogue import Blobs, Manifest
 from chamfer.index.model import Model
 from chamfer.index.segments import (
     Segment,
+    check_documents,
     check_files,
     decode_deleted,
     files_of,
@@ -128,7 +129,7 @@ def write_whole(path: Path, snapshot: Snapshot, search: SearchSettings) -> Snaps
 
 
 def is_whole(path: Path, snapshot: Snapshot) -> bool:
-    """Return whether all files of a snapshot lie in a folder as they were written, by size and checksum."""
+    """Return whether all files of a snapshot lie in a folder as they were written, token vectors by size only."""
     manifest = snapshot.manifest
     if manifest is None:
         return False
@@ -136,6 +137,7 @@ def is_whole(path: Path, snapshot: Snapshot) -> bool:
         check_files(path / manifest.model, manifest.model_files)
         for record in manifest.segments:
             check_files(path / record.name, record.files)
+            check_documents(path / record.name)
     except (CorruptIndexError, OSError):
         return False
     return True
