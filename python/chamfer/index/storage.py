@@ -124,7 +124,6 @@ def write_whole(path: Path, snapshot: Snapshot, search: SearchSettings) -> Snaps
                 shutil.rmtree(path / name, ignore_errors=True)
         raise
     remove_unused(path, written)
-    legacy.remove(path)
     return Snapshot(snapshot.model, segments, written)
 
 
@@ -210,6 +209,7 @@ def remove_unused(path: Path, manifest: Manifest) -> None:
             shutil.rmtree(entry, ignore_errors=True)  # on Windows a mapped file stays until the next writer
         elif entry.name.startswith(".") and _OWN.fullmatch(entry.name):
             entry.unlink(missing_ok=True)
+    legacy.remove(path)  # a crash may have come between the first save over it and this
 
 
 def open_snapshot(path: Path, *, verify: bool, known: Snapshot | None = None) -> tuple[Snapshot, SearchSettings]:
