@@ -225,6 +225,7 @@ def test_conditions_may_be_long_and_nested():
         ([{}, {"ﬁ": 2}], ValueError, r"metadata\[1\]: expected keys that a condition can name, .* got 'ﬁ'"),
         ([{}, {"a": [1]}], TypeError, r"metadata\[1\]\['a'\]: expected str, int, float, bool or None, got list"),
         ([{}, {"a": b"x"}], TypeError, r"metadata\[1\]\['a'\]: expected str, .* got bytes"),
+        ([{}, {"a": -(10**5000)}], ValueError, r"metadata\[1\]\['a'\]: expected up to 1024 bits, got 16610"),
         ([{}, {"a": float("nan")}], ValueError, r"metadata\[1\]\['a'\]: expected a finite number, got nan"),
         ([{}, {"a": np.float32("inf")}], ValueError, r"metadata\[1\]\['a'\]: expected a finite number, got inf"),
     ],

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -150,8 +151,6 @@ def test_a_walk_of_changes_is_that_of_a_dict(tmp_path, monkeypatch, on_disk, str
         before = set(model.documents)
         if step in ("add", "iterate"):
             as_given = (iter(new), iter(some), iter(rows)) if step == "iterate" else (new, some, rows)
-            if step == "add" and not some:
-                as_given = (ch.TokenVectors(np.empty((0, DIM), np.float32), [0]), [], [])
             assert index.add(*as_given) == len(set(some) - before)
             model.put(some, new, rows)
         elif step == "update":
@@ -208,6 +207,32 @@ def test_to_add_twice_is_to_add_once(place):
     np.testing.assert_array_equal(after.ids, before.ids)
     np.testing.assert_array_equal(after.scores, before.scores)
     assert len(index) == 23
+
+
+def test_ids_and_metadata_may_come_in_any_order_that_is_one(place):
+    index, documents = build(5, place)
+    model = Model(range(5), documents)
+    new = some_documents(RNG, 3)
+    rows = {50: {"x": 1}, 51: {"x": 2}, 52: None}
+    collection = ch.TokenVectors.from_list(new)
+    for ids, metadata in (
+        (rows.keys(), rows.values()),
+        (iter(rows), (row for row in rows.values())),
+        (tuple(rows), list(rows.values())),
+        (range(50, 53), tuple(rows.values())),
+        (np.arange(50, 53), list(rows.values())),
+        (np.arange(50, 53).astype(object), iter(rows.values())),
+    ):
+        for given in (new, collection, iter(new)):
+            if isinstance(ids, Iterator) or isinstance(metadata, Iterator):
+                ids, metadata = list(rows), list(rows.values())
+                index.add(new, iter(ids), iter(metadata))
+            else:
+                index.add(given, ids, metadata)
+            model.put(list(rows), new, list(rows.values()))
+            model.check(index)
+            index.delete(rows.keys())
+    assert index.add([], []) == index.add((), [], []) == index.add(iter([]), iter([])) == 0
 
 
 def test_an_update_keeps_metadata_unless_given(place):

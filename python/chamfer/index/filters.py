@@ -21,6 +21,7 @@ from chamfer.index.segments import SegmentMetadata
 _LONGEST = 100_000
 _DEEPEST = 100  # levels of and, or, not: a search may stand deep in the caller's stack
 _SHOWN = 200  # characters of a condition, in an error
+_MOST_BITS = 1_024  # of an int; those of a float at most, and far from where Python refuses to print one
 _KEPT = 16  # masks of conditions, kept for each segment
 _MASKS = "masks of conditions"  # no key of metadata: those are identifiers
 
@@ -77,6 +78,8 @@ def _check_row(row: Any, i: int) -> dict[str, Any] | None:
             raise TypeError(
                 f"metadata[{i}][{key!r}]: expected str, int, float, bool or None, got {type(value).__name__}"
             )
+        if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+            raise ValueError(f"metadata[{i}][{key!r}]: expected up to {_MOST_BITS} bits, got {value.bit_length()}")
         if isinstance(value, float) and not np.isfinite(value):
             raise ValueError(f"metadata[{i}][{key!r}]: expected a finite number, got {value}")
         checked[str.__str__(key)] = str.__str__(value) if isinstance(value, str) else value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, MappingView, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -287,12 +287,13 @@ def batches(
     Raises:
         TypeError, ValueError: as `Index.add`.
     """
+    if isinstance(documents, (list, tuple)) and not documents:
+        documents = iter(())  # no document tells a dim; that of the index is known
     if not isinstance(documents, Iterator):
         collection = as_token_vectors(documents, "documents")
-        if isinstance(ids, Iterator):
-            ids = list(ids)
-        if isinstance(metadata, Iterator):
-            metadata = list(metadata)
+        ids, metadata = (
+            list(values) if isinstance(values, (Iterator, MappingView)) else values for values in (ids, metadata)
+        )
         checked = _checked_ids(ids, len(collection), snapshot, seen)
         rows = check_metadata(metadata, len(collection))
         _check_dim(collection, snapshot)
@@ -333,7 +334,7 @@ def _gathered(
 
 
 def _iterator(values: Any, argument: str) -> Iterator[Any]:
-    if isinstance(values, (str, bytes, Set, dict)) or not isinstance(values, (Iterable, np.ndarray)):
+    if isinstance(values, (str, bytes, set, frozenset, dict)) or not isinstance(values, (Iterable, np.ndarray)):
         raise TypeError(f"{argument}: expected one per document, in order, got {type(values).__name__}")
     return iter(values.tolist() if isinstance(values, np.ndarray) else values)
 
