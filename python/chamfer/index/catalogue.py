@@ -134,20 +134,6 @@ def generation(path: Path) -> tuple[str, int]:
     return index_id, int(number)
 
 
-def is_unfinished(path: Path) -> bool:
-    """Return whether a catalogue without a HEAD is of a first build that did not end: ours, and of no later state.
-
-    Raises:
-        CorruptIndexError: it is damaged, or another program's.
-    """
-    with _reading(path) as connection:
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        if application != _APPLICATION:
-            raise CorruptIndexError(f"{path / CATALOGUE}: damaged, or not chamfer's")
-        row = connection.execute("SELECT generation FROM manifest").fetchone()
-    return row is None or (row[0] == 1 and (path / f".{HEAD}.new").exists())
-
-
 def read(path: Path, known: Collection[str] = ()) -> tuple[Manifest, dict[str, Blobs]]:
     """Return the present state, and what each segment has in the catalogue, all checked.
 
@@ -190,6 +176,20 @@ def _read_blobs(connection: sqlite3.Connection, path: Path, record: Record, only
                 f"{path / CATALOGUE}: the {part} of segment {record.name} are damaged (checksum differs)"
             )
     return Blobs(values.get("ids", b""), values.get("metadata", b""), values["deleted"])
+
+
+def is_unfinished(path: Path) -> bool:
+    """Return whether a catalogue without a HEAD is of a first build that did not end: ours, and of no later state.
+
+    Raises:
+        CorruptIndexError: it is damaged, or another program's.
+    """
+    with _reading(path) as connection:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        if application != _APPLICATION:
+            raise CorruptIndexError(f"{path / CATALOGUE}: damaged, or not chamfer's")
+        row = connection.execute("SELECT generation FROM manifest").fetchone()
+    return row is None or (row[0] == 1 and (path / f".{HEAD}.new").exists())
 
 
 def write(path: Path, manifest: Manifest, changed: Mapping[str, Blobs]) -> Manifest:
