@@ -120,7 +120,7 @@ class Container:
             raise CorruptIndexError(f"{path}: expected {length} bytes, got {size}")
         try:
             self.arrays = {name: self._map(entry, length) for name, entry in self._entries.items()}
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise CorruptIndexError(f"{path}: its header does not fit its contents ({error})") from None
 
     def _read_header(self) -> dict[str, Any]:

@@ -59,8 +59,16 @@ def locked_file(path: Path) -> Iterator[None]:
         try:
             _lock(file)
         except OSError:
-            raise LockedIndexError(f"{path.parent}: another save is under way; try again when it has ended") from None
-        yield
+            raise LockedIndexError(
+                f"{path.parent}: somebody else is writing to it, or has it open with mode='a'; "
+                "try again when that has ended"
+            ) from None
+        holder = os.getpid()
+        try:
+            yield
+        finally:
+            if os.getpid() == holder:  # a forked child has the same lock, and would let go its parent's
+                _unlock(file)
 
 
 def _lock(file: IO[bytes]) -> None:
@@ -72,3 +80,11 @@ def _lock(file: IO[bytes]) -> None:
         import fcntl
 
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _unlock(file: IO[bytes]) -> None:
+    """Let go a lock now, and not when the last forked child that inherited the file has ended."""
+    if os.name != "nt":
+        import fcntl
+
+        fcntl.flock(file.fileno(), fcntl.LOCK_UN)

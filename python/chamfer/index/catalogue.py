@@ -121,6 +121,8 @@ def generation(path: Path) -> tuple[str, int]:
     try:
         stored = file.read_bytes()
     except FileNotFoundError:
+        if (path / CATALOGUE).exists() and not is_unfinished(path):
+            raise CorruptIndexError(f"{file}: missing; `chamfer verify --repair` writes it anew") from None
         raise FileNotFoundError(f"{path}: no index here (no {HEAD})") from None
     try:
         text = stored.decode("ascii")
@@ -178,6 +180,20 @@ def _read_blobs(connection: sqlite3.Connection, path: Path, record: Record, only
     return Blobs(values.get("ids", b""), values.get("metadata", b""), values["deleted"])
 
 
+def is_unfinished(path: Path) -> bool:
+    """Return whether a catalogue without a HEAD is of a first build that did not end: ours, and of no later state.
+
+    Raises:
+        CorruptIndexError: it is damaged, or another program's.
+    """
+    with _reading(path) as connection:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        if application != _APPLICATION:
+            raise CorruptIndexError(f"{path / CATALOGUE}: damaged, or not chamfer's")
+        row = connection.execute("SELECT generation FROM manifest").fetchone()
+    return row is None or (row[0] == 1 and (path / f".{HEAD}.new").exists())
+
+
 def write(path: Path, manifest: Manifest, changed: Mapping[str, Blobs]) -> Manifest:
     """Make this the state, in one transaction, and return it with its generation.
 
@@ -209,7 +225,7 @@ def write(path: Path, manifest: Manifest, changed: Mapping[str, Blobs]) -> Manif
     with replace_file(head) as file:
         file.write(_head(new.index_id, new.generation).encode())
     try:
-        with closing(sqlite3.connect(path / CATALOGUE, timeout=_WAIT_SECONDS, isolation_level=None)) as connection:
+        with closing(_writing(path / CATALOGUE)) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("BEGIN IMMEDIATE")
@@ -287,6 +303,12 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection]:
         raise CorruptIndexError(f"{file}: damaged ({error})") from None
 
 
+def _writing(file: Path) -> sqlite3.Connection:
+    """Return a connection that writes, and never makes a file: what is missing is not made again, empty."""
+    address = f"{file.resolve().as_uri()}?mode=rw"
+    return sqlite3.connect(address, uri=True, timeout=_WAIT_SECONDS, isolation_level=None)
+
+
 def _connect(file: Path) -> sqlite3.Connection:
     address = f"{file.resolve().as_uri()}?mode=ro"
     connection = sqlite3.connect(address, uri=True, timeout=_WAIT_SECONDS, isolation_level=None)
@@ -311,18 +333,18 @@ def _read_manifest(connection: sqlite3.Connection, path: Path) -> Manifest:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application != _APPLICATION:
         raise CorruptIndexError(f"{file}: damaged, or not chamfer's")
+    if version > FORMAT_VERSION:  # before anything that may be otherwise then
+        raise ValueError(
+            f"{path}: format version {version}, this chamfer reads up to {FORMAT_VERSION}; upgrade chamfer"
+        )
+    if version != FORMAT_VERSION:
+        raise CorruptIndexError(f"{file}: its format version {version} was never written")
     row = connection.execute("SELECT generation, body, checksum FROM manifest").fetchone()
     if row is None:
         raise FileNotFoundError(f"{path}: no index here (its first build did not end)")
     number, body, checksum = row
     if not isinstance(body, str) or _manifest_checksum(number, body) != checksum:
         raise CorruptIndexError(f"{file}: its manifest is damaged (checksum differs)")
-    if version > FORMAT_VERSION:
-        raise ValueError(
-            f"{path}: format version {version}, this chamfer reads up to {FORMAT_VERSION}; upgrade chamfer"
-        )
-    if version != FORMAT_VERSION:
-        raise CorruptIndexError(f"{file}: its format version {version} was never written")
     parts = json.loads(body)
     segments = tuple(
         Record(

@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 from chamfer.index.segments import SegmentMetadata
 
 _LONGEST = 100_000
+_DEEPEST = 100  # levels of and, or, not: a search may stand deep in the caller's stack
+_SHOWN = 200  # characters of a condition, in an error
+_MOST_BITS = 1_024  # of an int; those of a float at most, and far from where Python refuses to print one
 _KEPT = 16  # masks of conditions, kept for each segment
 _MASKS = "masks of conditions"  # no key of metadata: those are identifiers
 
@@ -75,6 +78,8 @@ def _check_row(row: Any, i: int) -> dict[str, Any] | None:
             raise TypeError(
                 f"metadata[{i}][{key!r}]: expected str, int, float, bool or None, got {type(value).__name__}"
             )
+        if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+            raise ValueError(f"metadata[{i}][{key!r}]: expected up to {_MOST_BITS} bits, got {value.bit_length()}")
         if isinstance(value, float) and not np.isfinite(value):
             raise ValueError(f"metadata[{i}][{key!r}]: expected a finite number, got {value}")
         checked[str.__str__(key)] = str.__str__(value) if isinstance(value, str) else value
@@ -103,11 +108,13 @@ class Condition:
         try:
             self._tree = ast.parse(text.strip(), mode="eval").body
             self.keys: set[str] = set()
-            self._check(self._tree)
+            self._check(self._tree, 0)
         except SyntaxError as error:
-            raise ValueError(f"filter: {error.msg} at character {error.offset} of {text!r}") from None
+            raise ValueError(f"filter: {error.msg} at character {error.offset} of {_shown(text)}") from None
+        except UnicodeEncodeError as error:
+            raise ValueError(f"filter: {error.reason} at character {error.start} of {_shown(text)}") from None
         except (RecursionError, MemoryError):
-            raise ValueError("filter: expected a condition that is less deeply nested") from None
+            raise ValueError(f"filter: expected a condition nested up to {_DEEPEST} levels deep, got more") from None
 
     def __call__(self, metadata: SegmentMetadata, size: int) -> _Mask:
         """Return which of the documents of a segment fit."""
@@ -121,12 +128,14 @@ class Condition:
 
     # ── what is allowed ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _check(self, node: ast.expr) -> None:
+    def _check(self, node: ast.expr, depth: int) -> None:
+        if depth > _DEEPEST:
+            raise RecursionError
         if isinstance(node, ast.BoolOp):
             for part in node.values:
-                self._check(part)
+                self._check(part, depth + 1)
         elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-            self._check(node.operand)
+            self._check(node.operand, depth + 1)
         elif isinstance(node, ast.Name):
             self.keys.add(node.id)
         elif isinstance(node, ast.Compare):
@@ -166,7 +175,7 @@ class Condition:
         self, node: ast.AST, wanted: str = "comparisons of keys with constants, and, or, not, in"
     ) -> ValueError:
         found = ast.get_source_segment(self.text.strip(), node) or type(node).__name__
-        return ValueError(f"filter: expected {wanted}, got {found!r} in {self.text!r}")
+        return ValueError(f"filter: expected {wanted}, got {_shown(found)} in {_shown(self.text)}")
 
     # ── evaluation ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -206,6 +215,10 @@ class Condition:
             return bool(compare(value, constant))
 
         return column.where(fits)
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
 
 
 class _Column:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,3 +34,20 @@ def check_ids(ids: Sequence[int] | Sequence[str] | NDArray[Any] | None, num_docu
         repeated, _ = Counter(checked).most_common(1)[0]
         raise ValueError(f"ids: expected all different, got {repeated!r} twice")
     return checked
+
+
+def check_some_ids(ids: Any, argument: str, *, are_strings: bool) -> frozenset[int | str]:
+    """Return ids of any number and order, whether documents have them or not.
+
+    Raises:
+        TypeError: they are none, or not of the index's type.
+    """
+    if isinstance(ids, (str, bytes, dict)) or not isinstance(ids, (Iterable, np.ndarray)):
+        raise TypeError(f"{argument}: expected ids, got {type(ids).__name__}")
+    found = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+    wanted = str if are_strings else (int, np.integer)
+    for one in found:
+        if not isinstance(one, wanted) or isinstance(one, bool):
+            kind = "str" if are_strings else "int"
+            raise TypeError(f"{argument}: expected ids of type {kind}, as the index has them, got {one!r}")
+    return frozenset(found)

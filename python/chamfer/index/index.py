@@ -6,6 +6,7 @@ import copy
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,17 +19,22 @@ from chamfer.index import catalogue, legacy, storage
 from chamfer.index.building import Wish, build_all, build_in_parts, check_budget
 from chamfer.index.filling import check_insertion_order
 from chamfer.index.filters import check_metadata
-from chamfer.index.ids import check_ids
+from chamfer.index.ids import check_ids, check_some_ids
 from chamfer.index.reducing import Reducer
 from chamfer.index.reranking import resolve_stages
 from chamfer.index.searching import SearchResult, check_filter, explain_rows, most_found, search, timed
 from chamfer.index.segments import ids_array, mapped_file
 from chamfer.index.settings import SearchSettings
-from chamfer.index.snapshot import Snapshot
+from chamfer.index.snapshot import Snapshot, check_settings, fitting_settings
 from chamfer.index.tuning import check_recall, split_queries, tune
 from chamfer.index.tuning_report import TuningReport
 from chamfer.index.writing import Writer
 from chamfer.token_vectors import FloatArray, TokenVectors, TokenVectorsLike, as_token_vectors
+
+
+def _folder(path: str | os.PathLike[str]) -> Path:
+    """Return the folder of an index, wherever the process goes later."""
+    return Path(path).absolute()
 
 
 class Index:
@@ -47,11 +53,12 @@ class Index:
         path: Path | None = None,
         mode: Literal["r", "a"] = "a",
     ) -> None:
-        self._writer = Writer(snapshot, path, SearchSettings())
+        settings = settings or SearchSettings()
+        check_settings(settings, snapshot)
+        self._writer = Writer(snapshot, path, settings)
         self._mode = mode
         self._is_closed = False
         self._rows: tuple[Snapshot, dict[int | str, int]] | None = None
-        self.settings = settings or SearchSettings()
         self.tuning_report: TuningReport | None = None  # of the last `tune`, or of `build` with a target
 
     # ── build, save, open ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -114,7 +121,7 @@ class Index:
             OSError: as `save`.
         """
         if path is not None:
-            storage.refuse_foreign(Path(path))  # now rather than when all the work is done
+            storage.refuse_foreign(_folder(path))  # now rather than when all the work is done
         budget = check_budget(memory_budget)
         if budget is not None and path is None:
             raise ValueError("memory_budget: expected a path with it, since what does not fit into memory is on disk")
@@ -140,7 +147,7 @@ class Index:
         else:
             if insertion_order != "input":
                 raise ValueError("insertion_order: expected 'input' where memory_budget is given")
-            folder = Path(path or "")
+            folder = _folder(path or "")
             folder.mkdir(parents=True, exist_ok=True)
             with locked_file(folder / storage.LOCK):
                 made = build_in_parts(wish, collection, found_ids, rows, threads, progress, budget, folder)
@@ -166,22 +173,26 @@ class Index:
             LockedIndexError: somebody else is writing to this folder.
             OSError: the disk is full or not writable; an index that was there is still there.
         """
-        folder = Path(path)
+        folder = _folder(path)
         writer = self._writer
-        if writer.path == folder and storage.is_present(folder) and storage.is_whole(folder, self._snapshot):
-            writer.store_settings(self._settings)
-            if self._mode == "r":
-                writer.close()
+        is_own = writer.path is not None and writer.path.resolve() == folder.resolve()
+        if is_own and storage.is_present(folder) and storage.is_whole(folder, self._snapshot):
+            try:
+                writer.store_settings(self.settings)
+            finally:
+                if self._mode == "r" or self._is_closed:
+                    writer.close()
             return
         storage.refuse_foreign(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        if writer.path == folder:
+        if is_own:
             writer.close()
-            storage.refuse_newer(folder, self._snapshot)
         with locked_file(folder / storage.LOCK):
-            snapshot = storage.write_whole(folder, storage.detached(self._snapshot), self._settings)
+            if is_own:
+                storage.refuse_newer(folder, self._snapshot)
+            snapshot = storage.write_whole(folder, storage.detached(self._snapshot), self.settings)
         writer.close()
-        self._writer = Writer(snapshot, folder, self._settings)
+        self._writer = Writer(snapshot, folder, self.settings)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], mode: Literal["r", "a"] = "r", *, verify: bool = False) -> Index:
@@ -202,18 +213,18 @@ class Index:
         """
         if mode not in ("r", "a"):
             raise ValueError(f"mode: expected 'r' to read or 'a' to change too, got {mode!r}")
-        folder = Path(path)
-        if storage.is_present(folder):
+        folder = _folder(path)
+        if not storage.is_present(folder):
+            index = cls(*legacy.read(folder, verify=verify), folder, mode)
             if mode == "r":
-                return cls(*storage.open_snapshot(folder, verify=verify), folder, mode)
-            with locked_file(folder / storage.LOCK):  # before it is read, lest it is not what will be changed
-                index = cls(*storage.open_snapshot(folder, verify=verify), folder, mode)
-            index._writer.lock()
-            return index
-        index = cls(*legacy.read(folder, verify=verify), folder, mode)
-        if mode == "a":
-            index.save(folder)
-            index._writer.lock()
+                return index
+            index.save(folder)  # and read again, as any other
+        if mode == "r":
+            return cls(*storage.open_snapshot(folder, verify=verify), folder, mode)
+        with ExitStack() as held:
+            held.enter_context(locked_file(folder / storage.LOCK))  # before it is read, lest another changes it first
+            index = cls(*storage.open_snapshot(folder, verify=verify), folder, mode)
+            index._writer.hold(held.pop_all())
         return index
 
     def refresh(self) -> bool:
@@ -229,11 +240,10 @@ class Index:
         path, snapshot = self._writer.path, self._snapshot
         if self._mode != "r" or path is None or snapshot.manifest is None:
             return False
-        if catalogue.generation(path)[1] == snapshot.manifest.generation:
+        if catalogue.generation(path) == (snapshot.manifest.index_id, snapshot.manifest.generation):
             return False
         found, settings = storage.open_snapshot(path, verify=False, known=snapshot)
-        self._writer.snapshot = found
-        self.settings = settings
+        self._writer.snapshot, self._writer.search = found, settings
         return True
 
     def close(self) -> None:
@@ -265,7 +275,7 @@ class Index:
         crash before, none is. To add the same again changes nothing.
 
         Args:
-            documents: a collection; or an iterator of documents, arrays of shape (n_i, dim), of which some 130,000
+            documents: a collection; or an iterator of documents, arrays of shape (n_i, dim), of which some 65,000
                 vectors are held at a time.
             ids: one per document, all different, int or str as those of the index.
             metadata: one dict or None per document, as in `build`.
@@ -326,10 +336,7 @@ class Index:
         """
         self._check_writable()
         some = [ids] if isinstance(ids, (int, str, np.integer)) else ids
-        found = check_filter(some, are_strings=self._snapshot.are_strings)
-        if found is None or found.ids is None:
-            raise TypeError(f"ids: expected ids of documents, got {type(ids).__name__}")
-        return self._writer.delete(sorted(found.ids))
+        return self._writer.delete(sorted(check_some_ids(some, "ids", are_strings=self._snapshot.are_strings)))
 
     def compact(
         self, *, memory_budget: int | str | None = None, num_threads: int | None = None, progress: bool = False
@@ -337,8 +344,8 @@ class Index:
         """Merge segments into one, drop deleted documents, reclaim their room on disk.
 
         If the collection has more than doubled since reducer, codecs and candidates were fitted, and all three were
-        chosen by name, they are fitted anew, with the sample queries that `build` had. Readers go on with what they
-        have open.
+        chosen by name, they are fitted anew, with the sample queries that `build` had; `settings` for other stages or
+        candidates than there are then are the defaults again. Readers go on with what they have open.
 
         Args:
             memory_budget: as in `build`, where the model is fitted anew.
@@ -366,23 +373,14 @@ class Index:
     @property
     def settings(self) -> SearchSettings:
         """What `search` takes where its arguments leave it open; to be replaced as a whole, and kept by `save`."""
-        return self._settings
+        return self._writer.search
 
     @settings.setter
     def settings(self, settings: SearchSettings) -> None:
         if not isinstance(settings, SearchSettings):
             raise TypeError(f"settings: expected SearchSettings, got {type(settings).__name__}")
-        cascade = self._snapshot.cascade
-        num_budgets = 0 if cascade is None else len(cascade.stages) - 1
-        if settings.budgets is not None and len(settings.budgets) != num_budgets:
-            raise ValueError(
-                f"settings: expected {num_budgets} budgets, one for each stage but the last, "
-                f"got {len(settings.budgets)}"
-            )
-        candidates = self._snapshot.candidates
-        if settings.nprobe is not None and candidates.num_lists is None:
-            raise ValueError(f"settings: expected nprobe=None, since {candidates.description!r} has no lists")
-        self._settings = self._writer.search = settings
+        check_settings(settings, self._snapshot)
+        self._writer.search = settings
 
     # ── search ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -446,7 +444,7 @@ class Index:
                 scores, rows = snapshot.exact(query_vectors, k, allowed, threads)
             kept = {"exact": most_found(rows)}
         else:
-            settings = self._settings
+            settings = fitting_settings(self.settings, snapshot)  # they may have been replaced since
             if num_candidates is not None:
                 settings = SearchSettings(num_candidates, nprobe=settings.nprobe)
             elif settings.k is not None and k > settings.k:
@@ -614,7 +612,7 @@ class Index:
                 **codes,
             },
             "on_disk": mapped,
-            "settings": self._settings.to_json(),
+            "settings": self.settings.to_json(),
         }
 
     def __repr__(self) -> str:

@@ -26,7 +26,7 @@ from chamfer.index.model import Model
 from chamfer.index.reducing import load_reducer
 from chamfer.index.segments import Segment, SegmentMetadata, ids_array
 from chamfer.index.settings import SearchSettings
-from chamfer.index.snapshot import Snapshot
+from chamfer.index.snapshot import Snapshot, check_settings
 from chamfer.parts import Collection
 from chamfer.token_vectors import TokenVectors
 
@@ -94,7 +94,9 @@ def _load(settings: dict[str, Any], generation: Path) -> tuple[Snapshot, SearchS
         stages, codes = _stages(settings, generation, documents)
         model = Model(reducer, stages, None, {}, len(documents))
         segment = Segment(documents, codes, candidates, found, SegmentMetadata(b""))
-        return Snapshot(model, [segment]), SearchSettings.from_json(settings["search"])
+        snapshot, search = Snapshot(model, [segment]), SearchSettings.from_json(settings["search"])
+        check_settings(search, snapshot)
+        return snapshot, search
     except (ValueError, KeyError, TypeError, IndexError) as error:
         if isinstance(error, CorruptIndexError):
             raise
@@ -145,7 +147,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         stored = (path / MANIFEST).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(f"{path}: no index here (no {MANIFEST})") from None
+        raise FileNotFoundError(f"{path}: no index here") from None
     try:
         envelope = json.loads(stored)
         if _text_hash(envelope["manifest"]) != envelope["checksum"]:

@@ -88,8 +88,11 @@ class Model:
         reducer = load_reducer(folder / _REDUCER, settings["reducer"])
         stages = None
         if settings["rerank"] is not None:
+            try:
+                check_stage_names([stage["name"] for stage in settings["rerank"]], "rerank")
+            except ValueError as error:
+                raise CorruptIndexError(f"{folder}: its stages do not fit together ({error})") from None
             stages = tuple(_load_stage(folder, stage, reducer.dim) for stage in settings["rerank"])
-            check_stage_names([stage.name for stage in stages], "rerank")
         queries = None
         if (folder / _QUERIES).exists():
             container = Container(folder / _QUERIES, _QUERIES_FORMAT, 1)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chamfer.index.filters import Condition
+from chamfer.index.ids import check_some_ids
 from chamfer.index.settings import SearchSettings
 from chamfer.index.snapshot import Snapshot
 from chamfer.reducers import ball_carving
@@ -105,12 +106,7 @@ def check_filter(value: Any, *, are_strings: bool) -> Filter | None:
     ids = value.tolist() if isinstance(value, np.ndarray) else list(value)
     if len(ids) and all(isinstance(one, (bool, np.bool_)) for one in ids):
         return Filter(mask=np.array(ids, bool))
-    wanted = str if are_strings else (int, np.integer)
-    for one in ids:
-        if not isinstance(one, wanted) or isinstance(one, bool):
-            kind = "str" if are_strings else "int"
-            raise TypeError(f"filter: expected ids of type {kind}, as the index has them, got {one!r}")
-    return Filter(ids=frozenset(ids))
+    return Filter(ids=check_some_ids(ids, "filter", are_strings=are_strings))
 
 
 def search(

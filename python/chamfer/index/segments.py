@@ -318,6 +318,18 @@ def check_files(folder: Path, files: Mapping[str, tuple[int, str]]) -> None:
             raise CorruptIndexError(f"{file}: its contents changed since it was written (checksum differs)")
 
 
+def check_documents(place: Path) -> Container:
+    """Return the documents of a segment, all but the token vectors compared with their checksums.
+
+    Raises:
+        FileNotFoundError: they are missing.
+        CorruptIndexError: they are damaged.
+    """
+    container = Container(place / _DOCUMENTS, _FORMAT, _FORMAT_VERSION)
+    container.verify([name for name in container.arrays if name != "vectors"])
+    return container
+
+
 def open_segment(
     folder: Path,
     record: Record,
@@ -347,8 +359,9 @@ def open_segment(
     """
     place = folder / record.name
     check_files(place, record.files)
-    container = Container(place / _DOCUMENTS, _FORMAT, _FORMAT_VERSION)
-    container.verify([name for name in container.arrays if verify or name != "vectors"])
+    container = check_documents(place)
+    if verify:
+        container.verify(["vectors"])
     try:
         documents, codes = _contents(container.arrays, codecs, dim)
         ids = decode_ids(blobs.ids, are_strings=are_strings)

@@ -14,6 +14,7 @@ from chamfer.index.catalogue import Manifest
 from chamfer.index.filters import Condition
 from chamfer.index.model import Model
 from chamfer.index.segments import Segment
+from chamfer.index.settings import SearchSettings
 from chamfer.parts import Parts, merge_best
 from chamfer.token_vectors import FloatArray, TokenVectors
 
@@ -169,6 +170,26 @@ class Snapshot:
             scores.append(found[0])
             rows.append(np.where(found[1] < 0, -1, found[1] + base))
         return merge_best(scores[1:] + scores[:1], rows[1:] + rows[:1], width)
+
+
+def check_settings(settings: SearchSettings, snapshot: Snapshot) -> None:
+    """Raise ValueError if search settings do not fit the stages or candidates of a snapshot."""
+    num_budgets = 0 if snapshot.cascade is None else len(snapshot.cascade.stages) - 1
+    if settings.budgets is not None and len(settings.budgets) != num_budgets:
+        raise ValueError(
+            f"settings: expected {num_budgets} budgets, one for each stage but the last, got {len(settings.budgets)}"
+        )
+    if settings.nprobe is not None and snapshot.candidates.num_lists is None:
+        raise ValueError(f"settings: expected nprobe=None, since {snapshot.candidates.description!r} has no lists")
+
+
+def fitting_settings(settings: SearchSettings, snapshot: Snapshot) -> SearchSettings:
+    """Return search settings, or the defaults if they are those of other stages or candidates."""
+    try:
+        check_settings(settings, snapshot)
+    except ValueError:
+        return SearchSettings()
+    return settings
 
 
 def _searchable(segment: Segment) -> _Mask | None:

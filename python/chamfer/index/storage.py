@@ -29,6 +29,7 @@ from chamfer.index.catalogue import Blobs, Manifest
 from chamfer.index.model import Model
 from chamfer.index.segments import (
     Segment,
+    check_documents,
     check_files,
     decode_deleted,
     files_of,
@@ -39,12 +40,13 @@ from chamfer.index.segments import (
     with_deleted,
 )
 from chamfer.index.settings import SearchSettings
-from chamfer.index.snapshot import Snapshot
+from chamfer.index.snapshot import Snapshot, check_settings
 
 LOCK = "lock"
 
 _FOLDER = re.compile(r"[sm]-[0-9a-f]{12}")
-_OWN = re.compile(rf"{catalogue.CATALOGUE}(-wal|-shm)?|{catalogue.HEAD}|{LOCK}|\..*\.new.*|\.{catalogue.HEAD}.*")
+_CATALOGUE = re.escape(catalogue.CATALOGUE)
+_OWN = re.compile(rf"{_CATALOGUE}(-wal|-shm|-journal)?|{catalogue.HEAD}|{LOCK}|\.+({_CATALOGUE}|{catalogue.HEAD})\..+")
 
 
 def refuse_foreign(path: Path) -> None:
@@ -68,8 +70,10 @@ def refuse_foreign(path: Path) -> None:
 
 
 def is_present(path: Path) -> bool:
-    """Return whether a folder holds an index of this version."""
-    return (path / catalogue.HEAD).exists()
+    """Return whether a folder holds an index of this version, or what is left of one."""
+    if (path / catalogue.HEAD).exists():
+        return True
+    return (path / catalogue.CATALOGUE).exists() and not catalogue.is_unfinished(path)
 
 
 def _settings(snapshot: Snapshot, search: SearchSettings) -> dict[str, Any]:
@@ -122,12 +126,11 @@ def write_whole(path: Path, snapshot: Snapshot, search: SearchSettings) -> Snaps
                 shutil.rmtree(path / name, ignore_errors=True)
         raise
     remove_unused(path, written)
-    legacy.remove(path)
     return Snapshot(snapshot.model, segments, written)
 
 
 def is_whole(path: Path, snapshot: Snapshot) -> bool:
-    """Return whether all files of a snapshot lie in a folder as they were written, by size and checksum."""
+    """Return whether all files of a snapshot lie in a folder as they were written, token vectors by size only."""
     manifest = snapshot.manifest
     if manifest is None:
         return False
@@ -135,6 +138,7 @@ def is_whole(path: Path, snapshot: Snapshot) -> bool:
         check_files(path / manifest.model, manifest.model_files)
         for record in manifest.segments:
             check_files(path / record.name, record.files)
+            check_documents(path / record.name)
     except (CorruptIndexError, OSError):
         return False
     return True
@@ -146,11 +150,11 @@ def detached(snapshot: Snapshot) -> Snapshot:
 
 
 def refuse_newer(path: Path, snapshot: Snapshot) -> None:
-    """Raise FileExistsError if a folder holds a state that came after this one."""
-    if not is_present(path) or snapshot.manifest is None:
+    """Raise FileExistsError if a folder, which this state was read from, holds a later one."""
+    if not is_present(path):
         return
-    found = catalogue.read(path)[0]
-    if (found.index_id, found.generation) != (snapshot.manifest.index_id, snapshot.manifest.generation):
+    found, known = catalogue.read(path)[0], snapshot.manifest
+    if known is None or (found.index_id, found.generation) != (known.index_id, known.generation):
         raise FileExistsError(
             f"{path}: holds another index, or a later state, saved since this one was opened or saved; "
             "open that one, or save this one to another folder"
@@ -207,6 +211,7 @@ def remove_unused(path: Path, manifest: Manifest) -> None:
             shutil.rmtree(entry, ignore_errors=True)  # on Windows a mapped file stays until the next writer
         elif entry.name.startswith(".") and _OWN.fullmatch(entry.name):
             entry.unlink(missing_ok=True)
+    legacy.remove(path)  # a crash may have come between the first save over it and this
 
 
 def open_snapshot(path: Path, *, verify: bool, known: Snapshot | None = None) -> tuple[Snapshot, SearchSettings]:
@@ -229,6 +234,15 @@ def open_snapshot(path: Path, *, verify: bool, known: Snapshot | None = None) ->
                 if isinstance(error, FileNotFoundError):
                     text = f"{error.filename}: missing; restore the folder from a copy or build the index again"
                 raise CorruptIndexError(text) from None
+
+
+def _search_settings(path: Path, stored: Any, snapshot: Snapshot) -> SearchSettings:
+    try:
+        search = SearchSettings.from_json(stored)
+        check_settings(search, snapshot)
+    except ValueError as error:
+        raise CorruptIndexError(f"{path}: its settings do not fit together ({error})") from None
+    return search
 
 
 def _open(
@@ -262,9 +276,13 @@ def _open(
                 deleted = decode_deleted(own.deleted, len(before))
                 segments.append(before if before.record == record else replace(before, deleted=deleted, record=record))
         if not segments or model.reducer.dim != dim:
-            raise ValueError(f"{len(segments)} segments of dim {dim}, reducer of dim {model.reducer.dim}")
-        return Snapshot(model, segments, manifest), SearchSettings.from_json(settings["search"])
+            raise CorruptIndexError(
+                f"{path}: its settings do not fit together "
+                f"({len(segments)} segments of dim {dim}, reducer of dim {model.reducer.dim})"
+            )
+        snapshot = Snapshot(model, segments, manifest)
+        return snapshot, _search_settings(path, settings["search"], snapshot)
     except (CorruptIndexError, FileNotFoundError):
         raise
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise CorruptIndexError(f"{path}: its settings do not fit together ({error})") from None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, MappingView, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from chamfer.index.filters import check_metadata
 from chamfer.index.ids import check_ids
 from chamfer.index.segments import Segment, ids_array, live_arrays, temporary_documents, with_deleted
 from chamfer.index.settings import SearchSettings
-from chamfer.index.snapshot import Snapshot
+from chamfer.index.snapshot import Snapshot, fitting_settings
 from chamfer.token_vectors import TokenVectors, TokenVectorsLike, as_token_vectors
 
 # Token vectors of a segment that comes from an iterator: 32 MB of float32 at 128 dims.
@@ -48,7 +49,8 @@ class Writer:
         self.search = search
         self._mutex = threading.RLock()
         self._held = ExitStack()
-        self._is_locked = False
+        self._holder: int | None = None  # process that has the lock: a forked child has not, whatever it inherits
+        self._is_changing = False
         self._is_unsure = False  # whether the last change failed, so that the folder's state is not known
         self._rows: dict[int | str, int] | None = None
 
@@ -63,25 +65,45 @@ class Writer:
         """
         if self.path is None or self._is_locked:
             return
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._held.enter_context(locked_file(self.path / storage.LOCK))
-        self._is_locked = True
+        self.hold(locked_file(self.path / storage.LOCK))
+
+    def hold(self, lock: AbstractContextManager[Any]) -> None:
+        """Take this lock, which is the folder's, and keep it until `close`."""
+        held = ExitStack()
+        held.enter_context(lock)
+        self._held, self._holder = held, os.getpid()
+
+    @property
+    def _is_locked(self) -> bool:
+        return self._holder == os.getpid()
 
     def close(self) -> None:
         """Give the lock back."""
         with self._mutex:
-            self._held.close()
-            self._is_locked = False
+            if self._is_locked:
+                self._held.close()
+                self._holder = None
 
     @contextmanager
     def changing(self) -> Iterator[Snapshot]:
         """Hold what a change needs, and give the state to change."""
         with self._mutex:
+            if self._is_changing:
+                raise ValueError("this index is being changed by what its documents come from; read it there only")
             was_locked = self._is_locked
             self.lock()
             if self.path is not None and (self._is_unsure or not was_locked):
-                self._read_again(may_differ=self._is_unsure)
-            yield self.snapshot
+                try:
+                    self._read_again(may_differ=self._is_unsure)
+                except BaseException:
+                    if not was_locked:  # or the next change would not read again
+                        self.close()
+                    raise
+            self._is_changing = True
+            try:
+                yield self.snapshot
+            finally:
+                self._is_changing = False
 
     def _read_again(self, *, may_differ: bool) -> None:
         assert self.path is not None
@@ -92,7 +114,6 @@ class Writer:
         if found.manifest.index_id != before.index_id or (
             not may_differ and found.manifest.generation != before.generation
         ):
-            self.close()
             raise FileExistsError(f"{self.path}: was changed by somebody else since it was opened; open it again")
         self.snapshot, self._rows, self._is_unsure = found, None, False
         storage.remove_unused(self.path, found.manifest)
@@ -157,7 +178,8 @@ class Writer:
             rows.update(zip(new, range(first, first + len(new)), strict=True))
             num_new = len(new) - len(replaced)
         if len(self.snapshot.segments) > _MOST_SEGMENTS:
-            with self.changing() as before:
+            # The documents are there: a disk that has no room for merged ones too is no failure of adding them.
+            with suppress(OSError), self.changing() as before:
                 self._merge(before, _first_to_merge(before.segments), num_threads)
         return num_new
 
@@ -210,7 +232,14 @@ class Writer:
                     wish, documents, ids, metadata, num_threads, progress, memory_budget, self.path
                 )
             made += segments
-            self._become(Snapshot(model, segments, before.manifest))
+            after = Snapshot(model, segments, before.manifest)
+            search = self.search
+            self.search = fitting_settings(search, after)
+            try:
+                self._become(after)
+            except BaseException:
+                self.search = search
+                raise
         self._rows = None
         self._remove_unused()
 
@@ -259,11 +288,19 @@ def batches(
     Raises:
         TypeError, ValueError: as `Index.add`.
     """
+    if isinstance(documents, (list, tuple)) and not documents:
+        documents = iter(())  # no document tells a dim; that of the index is known
     if not isinstance(documents, Iterator):
         collection = as_token_vectors(documents, "documents")
+        ids, metadata = (
+            list(values) if isinstance(values, (Iterator, MappingView)) else values for values in (ids, metadata)
+        )
         checked = _checked_ids(ids, len(collection), snapshot, seen)
         rows = check_metadata(metadata, len(collection))
         _check_dim(collection, snapshot)
+        if snapshot.manifest is None and not isinstance(documents, TokenVectors):
+            # It stays in memory, and the caller may fill the same array again.
+            collection = TokenVectors._trusted(collection.vectors.copy(), collection.offsets)
         if len(collection):
             yield collection, checked, rows
         return
@@ -272,7 +309,10 @@ def batches(
     batch: list[Any] = []
     num_tokens = 0
     for document in documents:
-        batch.append(document)
+        if not hasattr(document, "__len__"):
+            raise TypeError(f"documents: expected an iterator of 2-D arrays, got one of {type(document).__name__}")
+        # A copy: the next document may come in the same array.
+        batch.append(document.copy() if isinstance(document, np.ndarray) else document)
         num_tokens += len(document)
         if num_tokens >= _BATCH_TOKENS:
             yield _gathered(batch, more_ids, more_metadata, snapshot, seen)
@@ -295,8 +335,8 @@ def _gathered(
 
 
 def _iterator(values: Any, argument: str) -> Iterator[Any]:
-    if isinstance(values, (str, bytes)) or not isinstance(values, (Iterable, np.ndarray)):
-        raise TypeError(f"{argument}: expected one per document, got {type(values).__name__}")
+    if isinstance(values, (str, bytes, set, frozenset, dict)) or not isinstance(values, (Iterable, np.ndarray)):
+        raise TypeError(f"{argument}: expected one per document, in order, got {type(values).__name__}")
     return iter(values.tolist() if isinstance(values, np.ndarray) else values)
 
 
