@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -52,6 +53,7 @@ def read_archive(path: Path, format_name: str, version: int) -> tuple[dict[str, 
             header, arrays = _read_npz(stream, format_name)
             found = int(header["version"])
         except Exception as error:  # zipfile and NumPy raise a dozen kinds for damaged bytes
+            _raise_disk_error(error)
             kind = format_name.removeprefix("chamfer.")
             raise CorruptIndexError(f"{path}: damaged, or not a saved {kind} ({error})") from None
     if found != version:
@@ -77,15 +79,26 @@ def checksum(parameters: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> str
 
 def map_arrays(path: Path, arrays: dict[str, NDArray[Any]], names: tuple[str, ...]) -> None:
     """Replace some of the arrays that `read_archive` returned by maps of the file; they need not be aligned."""
-    with zipfile.ZipFile(path) as archive, path.open("rb") as stream:
-        for name in names:
-            info = archive.getinfo(f"{name}.npy")
-            stream.seek(info.header_offset + 26)
-            stream.seek(sum(struct.unpack("<HH", stream.read(4))), os.SEEK_CUR)  # file name and extra field
-            np.lib.format.read_magic(stream)
-            np.lib.format.read_array_header_1_0(stream)
-            shape, dtype = arrays[name].shape, arrays[name].dtype
-            arrays[name] = np.memmap(path, dtype, "r", stream.tell(), shape).view(np.ndarray)
+    try:
+        with zipfile.ZipFile(path) as archive, path.open("rb") as stream:
+            for name in names:
+                info = archive.getinfo(f"{name}.npy")
+                stream.seek(info.header_offset + 26)
+                stream.seek(sum(struct.unpack("<HH", stream.read(4))), os.SEEK_CUR)  # file name and extra field
+                np.lib.format.read_magic(stream)
+                np.lib.format.read_array_header_1_0(stream)
+                shape, dtype = arrays[name].shape, arrays[name].dtype
+                arrays[name] = np.memmap(path, dtype, "r", stream.tell(), shape).view(np.ndarray)
+    except (zipfile.BadZipFile, KeyError, ValueError, struct.error) as error:
+        _raise_disk_error(error)
+        raise CorruptIndexError(f"{path}: changed while it was read ({error})") from None
+
+
+def _raise_disk_error(error: Exception) -> None:
+    """Raise the disk's own error where there is one: zipfile makes a bad file of it."""
+    cause = error.__context__ if isinstance(error, zipfile.BadZipFile) else error
+    if isinstance(cause, OSError) and cause.errno not in (None, errno.EINVAL):  # EINVAL: a seek to nowhere
+        raise cause from None
 
 
 def _read_npz(stream: IO[bytes], format_name: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
