@@ -44,7 +44,9 @@ from chamfer.index.snapshot import Snapshot
 LOCK = "lock"
 
 _FOLDER = re.compile(r"[sm]-[0-9a-f]{12}")
-_OWN = re.compile(rf"{catalogue.CATALOGUE}(-wal|-shm)?|{catalogue.HEAD}|{LOCK}|\..*\.new.*|\.{catalogue.HEAD}.*")
+_OWN = re.compile(
+    rf"{catalogue.CATALOGUE}(-wal|-shm|-journal)?|{catalogue.HEAD}|{LOCK}|\.+({catalogue.CATALOGUE}|{catalogue.HEAD})\..*"
+)
 
 
 def refuse_foreign(path: Path) -> None:
