@@ -19,7 +19,7 @@ from torture import shim
 # Of each part: what its argument counts, and how much of it the full and the short form do.
 PARTS: dict[str, tuple[str, int, int]] = {
     "kills": ("kills", 500, 20),
-    "faults": ("share of file calls in percent", 100, 3),
+    "faults": ("failing calls", 3_000, 60),
     "mutations": ("damaged files", 10_000, 250),
     "soak": ("seconds", 300, 8),
     "fuzz": ("seconds per reader", 30, 1),
@@ -79,7 +79,7 @@ def run_part(name: str, count: int, seed: int) -> dict[str, Any]:
     from tqdm import tqdm
 
     part = importlib.import_module(f"torture.{name}")
-    with tqdm(total=None if name == "faults" else count, desc=name, unit="", mininterval=1.0) as bar:
+    with tqdm(total=count, desc=name, unit="", mininterval=1.0) as bar:
         figures: dict[str, Any] = part.run(count, seed, bar.update)
     return figures
 

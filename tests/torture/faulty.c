@@ -25,7 +25,7 @@ enum { MOST_FILES = 4096 };
 static char folder[PATH_MAX];
 static size_t folder_length;
 static unsigned armed_calls;
-static long num_calls, chosen_call;
+static long num_calls, chosen_call, num_of_kind[9];
 static enum action chosen_action;
 static int chosen_errno, is_lasting;
 static unsigned char is_under[MOST_FILES];
@@ -36,6 +36,7 @@ void torture_arm(const char* path, unsigned calls, long nth, int action, int err
     snprintf(folder, sizeof folder, "%s", path);
     folder_length = strlen(folder);
     num_calls = 0;
+    memset(num_of_kind, 0, sizeof num_of_kind);
     chosen_call = nth;
     chosen_action = (enum action)action;
     chosen_errno = error;
@@ -48,6 +49,9 @@ long torture_disarm(void) {
     armed_calls = 0;
     return num_calls;
 }
+
+// Return how many calls there were of one kind, a bit of the mask, since torture_arm.
+long torture_count(unsigned call) { return num_of_kind[__builtin_ctz(call)]; }
 
 static int is_own_path(int directory, const char* path) {
     if (folder_length == 0 || path == NULL) return 0;
@@ -65,6 +69,7 @@ static void die(void) {
 // Count a call, and return what it is to do.
 static enum action next_action(unsigned call, int is_own) {
     if (!(armed_calls & call) || !is_own) return COUNT;
+    ++num_of_kind[__builtin_ctz(call)];
     long number = ++num_calls;
     if (number != chosen_call && !(is_lasting && number > chosen_call)) return COUNT;
     if (chosen_action == KILL_BEFORE) die();
@@ -181,7 +186,7 @@ size_t fread(void* buffer, size_t size, size_t count, FILE* stream) {
     REAL(fread);
     enum action action = next_action(READ, is_own_file(fileno(stream)));
     if (action == FAIL) return 0;
-    size_t moved = real(buffer, size, action == SHORT ? count / 2 : count, stream);
+    size_t moved = real(buffer, size, count, stream);  // which is short at the end of a file only
     after(action);
     return moved;
 }

@@ -19,7 +19,7 @@ import numpy as np
 
 import chamfer as ch
 from torture import shim
-from torture.processes import run_child
+from torture.processes import Findings, run_child
 from torture.state import PLANS, State, build, find_difference, random_operation
 
 _MOST_CHANGES = 3
@@ -29,7 +29,7 @@ _TIMEOUT = 120.0
 def run(count: int, seed: int, progress: Any) -> dict[str, Any]:
     """Kill so many times, and return figures; `progress` is called after each."""
     figures: Counter[str] = Counter()
-    findings: list[str] = []
+    findings = Findings()
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="chamfer-kills-") as folder:
         rng = np.random.default_rng(seed)
@@ -49,16 +49,14 @@ def run(count: int, seed: int, progress: Any) -> dict[str, Any]:
                 states[plan] = build(path, plan, rng)
             progress(figures["kills"] - before)
     return {
-        **figures,
+        **dict(sorted(figures.items())),
         "seconds": round(time.monotonic() - begin, 1),
         "at file calls": shim.missing() or "yes",
         "findings": findings,
     }
 
 
-def _round(
-    path: Path, plan: str, state: State, seed: int, durations: dict[str, float], figures: Counter[str]
-) -> State:
+def _round(path: Path, plan: str, state: State, seed: int, durations: dict[str, float], figures: Counter[str]) -> State:
     """Let a child change the index and kill it; return the state that is there, or raise AssertionError."""
     rng = np.random.default_rng(seed)
     operations, states = [], [state]

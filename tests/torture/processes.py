@@ -6,11 +6,20 @@ import json
 import os
 import select
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+
+class Findings(list[str]):
+    """What was found wrong, told at once too: a long run may be stopped."""
+
+    def append(self, finding: str) -> None:
+        print(f"\n{finding}", file=sys.stderr)
+        super().append(finding)
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ def run_child(
             work(lambda value: _send(writer, {"told": value}))
             status = 0
         except BaseException:
-            _send(writer, {"error": traceback.format_exc()})
+            _send(writer, {"error": "".join(traceback.format_exc(chain=False).splitlines(keepends=True)[-9:])})
         finally:
             os._exit(status)
     os.close(writer)

@@ -46,9 +46,7 @@ def _library() -> ctypes.CDLL:
     return ctypes.CDLL(os.environ[_VARIABLE])
 
 
-def arm(
-    folder: Path, calls: int, number: int, action: int, error: int = 0, *, is_lasting: bool = False
-) -> None:
+def arm(folder: Path, calls: int, number: int, action: int, error: int = 0, *, is_lasting: bool = False) -> None:
     """Let one of the coming calls on files under a folder do something; with calls = 0, only note which files are."""
     _library().torture_arm(os.fsencode(folder), calls, ctypes.c_long(number), action, error, int(is_lasting))
 
@@ -56,6 +54,12 @@ def arm(
 def disarm() -> int:
     """Let all calls be as they are, and return how many there were of those that were armed."""
     return int(_library().torture_disarm())
+
+
+def counts() -> dict[int, int]:
+    """Return how many calls there were of each kind since `arm`."""
+    _library().torture_count.restype = ctypes.c_long
+    return {1 << i: int(_library().torture_count(1 << i)) for i in range(9)}
 
 
 def fast_folder() -> str | None:
