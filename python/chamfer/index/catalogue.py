@@ -272,8 +272,9 @@ def _head(index_id: str, number: int) -> str:
     return f"{text} {xxhash.xxh3_64_hexdigest(text.encode())}\n"
 
 
-def _manifest_checksum(number: int, body: str) -> str:
-    return xxhash.xxh3_64_hexdigest(f"{number} {body}".encode())
+def _manifest_checksum(number: int, body: str, version: int = FORMAT_VERSION) -> str:
+    # The version lies in SQLite's header: a bit that flips there is not to look like a newer chamfer's.
+    return xxhash.xxh3_64_hexdigest(f"{version} {number} {body}".encode())
 
 
 @contextmanager
@@ -320,7 +321,7 @@ def _read_manifest(connection: sqlite3.Connection, path: Path) -> Manifest:
     if row is None:
         raise FileNotFoundError(f"{path}: no index here (its first build did not end)")
     number, body, checksum = row
-    if not isinstance(body, str) or _manifest_checksum(number, body) != checksum:
+    if not isinstance(body, str) or _manifest_checksum(number, body, version) != checksum:
         raise CorruptIndexError(f"{file}: its manifest is damaged (checksum differs)")
     if version > FORMAT_VERSION:
         raise ValueError(
