@@ -4,5 +4,6 @@
     cd tests && ../.venv/bin/python -m torture kills --count 500 --seed 7
     cd tests && ../.venv/bin/python -m torture --quick
 
-Every part compares the index with a model kept in plain Python (state.py), and names the seed that brings a finding back.
+Every part compares the index with a model kept in plain Python (state.py), and names the seed that brings a finding
+back.
 """

@@ -112,7 +112,8 @@ def _count_calls(work: Work, original: Path) -> dict[int, int]:
     ending = run_child(child, _TIMEOUT)
     shutil.rmtree(path)
     shutil.rmtree(path.with_name("copy"), ignore_errors=True)
-    assert not (ending.has_hung or ending.signal or ending.error), ending
+    if ending.has_hung or ending.signal or ending.error:
+        raise RuntimeError(f"without any fault: {ending}")
     return {int(call): number for call, number in dict(ending.told)["counts"].items()}
 
 

@@ -34,7 +34,7 @@ def run(count: int, seed: int, progress: Any) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="chamfer-kills-") as folder:
         rng = np.random.default_rng(seed)
         states = {plan: build(Path(folder) / plan, plan, rng) for plan in PLANS}
-        durations = {plan: 0.1 for plan in PLANS}
+        durations = dict.fromkeys(PLANS, 0.1)
         while figures["kills"] < count:
             plan = PLANS[figures["rounds"] % len(PLANS)]
             path = Path(folder) / plan

@@ -44,8 +44,9 @@ def run(count: int, seed: int, progress: Any) -> dict[str, Any]:
         begin = time.monotonic()
         end = begin + count
         works = [lambda tell: _write(path, first, seed, end, tell)]
-        for number in range(NUM_READERS):
-            works.append(lambda tell, number=number: _read(path, first, seed, number, end, tell))
+        works += [
+            lambda tell, number=number: _read(path, first, seed, number, end, tell) for number in range(NUM_READERS)
+        ]
         seen = [0]
 
         def on_told(child: int, told: Any) -> None:
@@ -145,7 +146,7 @@ def _write(path: Path, first: State, seed: int, end: float, tell: Callable[[Any]
     while time.monotonic() < end:
         with ch.Index.open(path, "a") as index:
             for _ in range(_REOPENED_EVERY):
-                operation, _state = next(history)
+                operation, _ = next(history)
                 operation.run(index)
                 counts[f"changes: {operation.kind}"] += 1
                 sample()
@@ -170,7 +171,7 @@ def _read(path: Path, first: State, seed: int, number: int, end: float, tell: Ca
             counts["refreshed to another state"] += index.refresh()
         change = index.get_metadata(_BEACON)["change"]
         while states[-1][0] <= change:
-            operation, state = next(history)
+            _, state = next(history)
             last = state[_BEACON].metadata["change"]
             states.append((last, state))
         while states[0][0] < change:

@@ -146,7 +146,7 @@ def find_wrong_search(index: ch.Index, state: State, rng: np.random.Generator) -
     index.settings = SearchSettings(500, (500,) * num_coded, margin=float("inf"))
     year = int(rng.integers(1990, 2030))
     has_year = any("year" in one.metadata for one in state.values())
-    filters = [(None, lambda one: True)]
+    filters = [(None, lambda _: True)]
     if has_year:
         filters.append((f"year >= {year}", lambda one: one.metadata.get("year", 0) >= year))
     some = set(list(state)[::2])
