@@ -53,7 +53,7 @@ def read_archive(path: Path, format_name: str, version: int) -> tuple[dict[str, 
             header, arrays = _read_npz(stream, format_name)
             found = int(header["version"])
         except Exception as error:  # zipfile and NumPy raise a dozen kinds for damaged bytes
-            _raise_disk_error(error)
+            raise_disk_error(error)
             kind = format_name.removeprefix("chamfer.")
             raise CorruptIndexError(f"{path}: damaged, or not a saved {kind} ({error})") from None
     if found != version:
@@ -90,11 +90,11 @@ def map_arrays(path: Path, arrays: dict[str, NDArray[Any]], names: tuple[str, ..
                 shape, dtype = arrays[name].shape, arrays[name].dtype
                 arrays[name] = np.memmap(path, dtype, "r", stream.tell(), shape).view(np.ndarray)
     except (zipfile.BadZipFile, KeyError, ValueError, struct.error) as error:
-        _raise_disk_error(error)
+        raise_disk_error(error)
         raise CorruptIndexError(f"{path}: changed while it was read ({error})") from None
 
 
-def _raise_disk_error(error: Exception) -> None:
+def raise_disk_error(error: Exception) -> None:
     """Raise the disk's own error where there is one: zipfile makes a bad file of it."""
     cause = error.__context__ if isinstance(error, zipfile.BadZipFile) else error
     if isinstance(cause, OSError) and cause.errno not in (None, errno.EINVAL):  # EINVAL: a seek to nowhere
