@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -63,6 +64,7 @@ def read_archive(
             arrays |= {name: _map_array(path, stream, name) for name in mapped or ()}
             found = int(header["version"])
         except Exception as error:  # zipfile and NumPy raise a dozen kinds for damaged bytes
+            raise_disk_error(error)
             kind = format_name.removeprefix("chamfer.")
             raise CorruptIndexError(f"{path}: damaged, or not a saved {kind} ({error})") from None
     if found != version:
@@ -96,6 +98,13 @@ def _map_array(path: Path, stream: IO[bytes], name: str) -> NDArray[Any]:
     np.lib.format.read_magic(stream)
     shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
     return np.memmap(path, dtype, "r", stream.tell(), shape).view(np.ndarray)
+
+
+def raise_disk_error(error: Exception) -> None:
+    """Raise the disk's own error where there is one: zipfile makes a bad file of it."""
+    cause = error.__context__ if isinstance(error, zipfile.BadZipFile) else error
+    if isinstance(cause, OSError) and cause.errno not in (None, errno.EINVAL):  # EINVAL: a seek to nowhere
+        raise cause from None
 
 
 def _read_npz(

@@ -141,6 +141,8 @@ class Container:
         num_bytes = dtype.itemsize * int(np.prod(shape, dtype=object))
         if min(shape, default=0) < 0 or begin < 0 or begin + num_bytes > length:
             raise ValueError("an array lies outside the file")
+        if not isinstance(entry["checksum"], str):
+            raise TypeError("an array has no checksum")
         if num_bytes == 0:
             return np.empty(shape, dtype)
         return np.memmap(self.path, dtype, "r", begin, shape).view(np.ndarray)

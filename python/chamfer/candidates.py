@@ -14,6 +14,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from chamfer._containers import file_checksum
 from chamfer._sampling import spread
 from chamfer.errors import CorruptIndexError
 
@@ -393,10 +394,12 @@ class FaissCandidates:
 
         Raises:
             CorruptIndexError: FAISS cannot read the file, or it does not fit the reducer.
+            OSError: nobody can.
         """
         try:
             self = cls(faiss.read_index(str(path)), dim)
         except (RuntimeError, ValueError) as error:
+            file_checksum(path)  # raises OSError if the disk fails, which FAISS does not tell from wrong contents
             raise CorruptIndexError(f"{path}: not a FAISS index of {dim} dims ({_cause(error)})") from None
         self.description = description
         return self

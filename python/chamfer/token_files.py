@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from chamfer._archives import raise_disk_error
 from chamfer.token_vectors import TokenVectors
 
 FORMATS = (
@@ -50,10 +50,11 @@ def read_token_vectors(path: Path) -> tuple[TokenVectors, list[Any] | None]:
                 raise ValueError(f"expected {FORMATS}")
             ids = archive["ids"].tolist() if "ids" in archive.files else None
             return TokenVectors(archive["vectors"], archive["offsets"]), ids
-    except (EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: {error}") from None
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{path}: {error}") from None
+    except (FileNotFoundError, MemoryError):
+        raise
+    except Exception as error:  # zipfile, NumPy and JSON raise a dozen kinds for damaged bytes
+        raise_disk_error(error)
+        raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{path}: {error}") from None
 
 
 def _read_pair(vectors: Path, offsets: Path, ids: Path) -> tuple[TokenVectors, list[Any] | None]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -101,13 +101,19 @@ def create(path: Path) -> None:
     """Make an empty catalogue, whole or not at all."""
     temporary = path / f".{CATALOGUE}.new"
     temporary.unlink(missing_ok=True)
-    with closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
-        connection.executescript(_SCHEMA)
-    with temporary.open("rb+") as file:
-        contents = file.read()
-    with replace_file(path / CATALOGUE) as file:
-        file.write(contents)
-    temporary.unlink()
+    try:
+        with closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
+            connection.execute("PRAGMA journal_mode = OFF")  # what a crash leaves is never read
+            connection.executescript(_SCHEMA)
+            connection.execute("PRAGMA journal_mode = WAL")  # stays with the file, which then never has a journal
+        with replace_file(path / CATALOGUE) as file:
+            file.write(temporary.read_bytes())
+    except sqlite3.Error as error:
+        raise _translated(path, error) from None
+    finally:
+        for entry in path.glob(f".{CATALOGUE}.new*"):
+            with suppress(OSError):
+                entry.unlink()
 
 
 def generation(path: Path) -> tuple[str, int]:
@@ -152,7 +158,8 @@ def read(path: Path, known: Collection[str] = (), least: int | None = None) -> t
     with _reading(path) as connection:
         manifest = _read_manifest(connection, path)
         names = [name for (name,) in connection.execute("SELECT name FROM segments")]
-        if sorted(names) != sorted(record.name for record in manifest.segments):
+        expected = {record.name for record in manifest.segments}
+        if len(names) != len(expected) or set(names) != expected:  # NULLs, which cannot be sorted, may be among them
             raise CorruptIndexError(f"{path / CATALOGUE}: expected the segments of its manifest, got {names}")
         blobs = {
             record.name: _read_blobs(connection, path, record, record.name in known) for record in manifest.segments
@@ -283,8 +290,9 @@ def _head(index_id: str, number: int) -> str:
     return f"{text} {xxhash.xxh3_64_hexdigest(text.encode())}\n"
 
 
-def _manifest_checksum(number: int, body: str) -> str:
-    return xxhash.xxh3_64_hexdigest(f"{number} {body}".encode())
+def _manifest_checksum(number: int, body: str, version: int = FORMAT_VERSION) -> str:
+    # The version lies in SQLite's header: a bit that flips there is not to look like a newer chamfer's.
+    return xxhash.xxh3_64_hexdigest(f"{version} {number} {body}".encode())
 
 
 @contextmanager
@@ -343,7 +351,7 @@ def _read_manifest(connection: sqlite3.Connection, path: Path) -> Manifest:
     if row is None:
         raise FileNotFoundError(f"{path}: no index here (its first build did not end)")
     number, body, checksum = row
-    if not isinstance(body, str) or _manifest_checksum(number, body) != checksum:
+    if not isinstance(body, str) or _manifest_checksum(number, body, version) != checksum:
         raise CorruptIndexError(f"{file}: its manifest is damaged (checksum differs)")
     parts = json.loads(body)
     segments = tuple(
