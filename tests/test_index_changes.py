@@ -557,7 +557,7 @@ def test_segments_stay_few_and_answers_the_same(place):
         index.add(new, ids)
         model.put(ids, new, [None] * len(new))
         most = max(most, index.stats()["num_segments"])
-    assert 4 < most <= 8
+    assert 2 < most <= 4
     model.check(index)
     assert place is None or len(folders(place)) == index.stats()["num_segments"] + 1
 
@@ -608,7 +608,7 @@ def test_an_index_that_has_grown_is_fitted_anew(tmp_path):
         exact = one.search(queries, 10, exact=True).ids
         found = one.search(queries, 10).ids
         assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, exact, strict=True)]) > 0.9
-    np.testing.assert_array_equal(opened._snapshot.model.queries.vectors, queries.vectors)
+    np.testing.assert_array_equal(opened._snapshot.model.queries.vectors, queries.vectors.astype(np.float16))
 
 
 def test_a_reducer_that_was_given_stays(tmp_path):

@@ -292,9 +292,7 @@ def batches(
         documents = iter(())  # no document tells a dim; that of the index is known
     if not isinstance(documents, Iterator):
         collection = as_token_vectors(documents, "documents")
-        ids, metadata = (
-            list(values) if isinstance(values, (Iterator, MappingView)) else values for values in (ids, metadata)
-        )
+        ids, metadata = _listed(ids), _listed(metadata)
         checked = _checked_ids(ids, len(collection), snapshot, seen)
         rows = check_metadata(metadata, len(collection))
         _check_dim(collection, snapshot)
@@ -332,6 +330,10 @@ def _gathered(
     some = [one for _, one in zip(batch, ids, strict=False)]
     rows = None if metadata is None else [one for _, one in zip(batch, metadata, strict=False)]
     return collection, _checked_ids(some, len(batch), snapshot, seen), check_metadata(rows, len(batch))
+
+
+def _listed(values: Any) -> Any:
+    return list(values) if isinstance(values, (Iterator, MappingView)) else values  # type: ignore[arg-type]
 
 
 def _iterator(values: Any, argument: str) -> Iterator[Any]:
