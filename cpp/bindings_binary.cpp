@@ -62,10 +62,10 @@ void require_packed(const Array<uint8_t>& packed, const RecurrentShape& shape, S
                 " bytes in one dimension, got " + shape_of(packed));
 }
 
-void require_levels(const Array<uint8_t>& levels, const RecurrentShape& shape, const std::string& name) {
+void require_levels(const Array<uint8_t>& levels, int32_t max_level, const std::string& name) {
     const uint8_t* values = levels.data();
-    const bool fits = std::all_of(values, values + levels.size(), [&](uint8_t x) { return x <= shape.max_level(); });
-    require(fits, name + ": expected levels up to " + std::to_string(shape.max_level()));
+    const bool fits = std::all_of(values, values + levels.size(), [&](uint8_t x) { return x <= max_level; });
+    require(fits, name + ": expected levels up to " + std::to_string(max_level));
 }
 
 const float* scales_of(const std::optional<Array<float>>& scales, size_t n, const std::string& name) {
@@ -86,7 +86,7 @@ void pack_levels(const Array<uint8_t>& levels, int64_t bits, const std::string& 
     const SdcFormula parsed = parse_formula(formula);
     const size_t num_codes = extent(levels, 0);
     require_packed(packed, shape, parsed, num_codes);
-    require_levels(levels, shape, "levels");
+    require_levels(levels, shape.max_level(), "levels");
     uint8_t* out = packed.mutable_data();  // raises if it is read-only
     run_core([&] { chamfer::pack_levels(shape, parsed, levels.data(), num_codes, out); });
 }
@@ -104,15 +104,20 @@ Array<uint8_t> unpack_levels(const Array<uint8_t>& packed, int64_t dim, int64_t 
 py::tuple sdc_topk(const Array<uint8_t>& query_levels, const Array<uint8_t>& packed, int64_t num_codes, int64_t k,
                    int64_t bits, const std::optional<Array<float>>& query_scales,
                    const std::optional<Array<float>>& scales, const std::optional<std::string>& formula,
-                   int64_t num_threads, const std::string& isa) {
+                   const std::optional<int64_t>& query_bits, int64_t num_threads, const std::string& isa) {
     require_matrix(query_levels, "query_levels");
     const Isa level = parse_isa(isa, "isa");
     const RecurrentShape shape = recurrent_shape(query_levels.shape(1), bits);
     const SdcFormula parsed = formula ? parse_formula(*formula) : fastest_sdc_formula(shape.bits);
     const size_t n = count_of(num_codes), num_queries = extent(query_levels, 0), num_best = positive(k, "k");
     require_packed(packed, shape, parsed, n);
-    require_levels(query_levels, shape, "query_levels");
+    const RecurrentShape query_shape = recurrent_shape(query_levels.shape(1), query_bits.value_or(bits));
+    require(
+        query_shape.bits == shape.bits || (query_shape.bits > shape.bits && parsed != SdcFormula::bitwise),
+        "query_bits: expected bits or more, and bits for the formula bitwise, got " + std::to_string(query_shape.bits));
+    require_levels(query_levels, query_shape.max_level(), "query_levels");
     const SdcInput input{shape,
+                         query_shape.bits,
                          parsed,
                          query_levels.data(),
                          scales_of(query_scales, num_queries, "query_scales"),
@@ -140,7 +145,7 @@ void bind_binary(py::module_& module) {
     module.def("unpack_levels", &unpack_levels, "packed"_a.noconvert(), "dim"_a, "bits"_a, "num_codes"_a);
     module.def("sdc_topk", &sdc_topk, "query_levels"_a.noconvert(), "packed"_a.noconvert(), "num_codes"_a, "k"_a,
                py::kw_only(), "bits"_a, "query_scales"_a.noconvert() = py::none(), "scales"_a.noconvert() = py::none(),
-               "formula"_a = py::none(), "num_threads"_a, "isa"_a);
+               "formula"_a = py::none(), "query_bits"_a = py::none(), "num_threads"_a, "isa"_a);
 }
 
 }  // namespace chamfer::bindings

@@ -131,8 +131,8 @@ struct V {
         _mm256_storeu_si256(out, _mm256_add_epi32(_mm256_loadu_si256(out), _mm256_add_epi32(x, x)));
     }
 
-    // Two positions of a code side by side. Their products are at most 2 · 15 · 15 in all, or 4 · 18 for the fields of
-    // smaller levels; 64 of them fit in 16 bits.
+    // Two positions of a code side by side. Their products are at most 2 · 15 · 15 in all, less for the fields of smaller
+    // levels; 64 of them fit in 16 bits.
     using Levels = Reg;
     using Weights = Reg;
     using Products = Reg;
@@ -530,11 +530,15 @@ size_t operand_bytes(const RecurrentShape& shape, SdcFormula formula) {
     }
 }
 
-int32_t prepare_operand(const RecurrentShape& shape, SdcFormula formula, const uint8_t* levels, uint8_t* operand) {
+int32_t prepare_operand(const RecurrentShape& shape, size_t query_bits, SdcFormula formula, const uint8_t* levels,
+                        uint8_t* operand) {
+    assert(query_bits >= shape.bits && query_bits <= 4);
+    assert(query_bits == shape.bits || formula != SdcFormula::bitwise);
     const size_t num_positions = shape.num_positions(), bits = shape.bits;
     const int32_t max_level = shape.max_level();
     std::fill_n(operand, operand_bytes(shape, formula), uint8_t{0});
-    const auto weight = [&](size_t i) { return 2 * levels[i] - max_level; };
+    const int32_t query_max_level = (1 << query_bits) - 1;
+    const auto weight = [&](size_t i) { return 2 * levels[i] - query_max_level; };
     if (formula == SdcFormula::bitwise) {
         // Each plane once for every plane of a code, so that a row of them lies beside a row of the code's; after them,
         // for each byte of a row, by how much the counts of its plane are shifted (read only where planes are words).
@@ -606,7 +610,7 @@ void sdc_topk(const SdcInput& input, size_t k, float* similarities, int64_t* row
         input.num_queries, input.num_codes,
         std::clamp(kOperandBytes / operand_size / kBatchQueries * kBatchQueries, kBatchQueries, kMaxGroupQueries),
         std::max(tile_codes, kRunBytes / block_bytes * kBlockCodes)};
-    const float unit = std::ldexp(1.0f, -2 * static_cast<int>(shape.bits - 1));
+    const float unit = std::ldexp(1.0f, 2 - static_cast<int>(input.query_bits + shape.bits));
     std::vector<Group> groups(num_workers(scan, input.num_threads));
     scan_topk<float>(
         scan, k, input.num_threads, similarities, rows,
@@ -618,9 +622,9 @@ void sdc_topk(const SdcInput& input, size_t k, float* similarities, int64_t* row
                 group.operands.resize((end_query - first_query) * operand_size);
                 group.offsets.resize(end_query - first_query);
                 for (size_t i = 0; i < group.offsets.size(); ++i) {
-                    group.offsets[i] =
-                        prepare_operand(shape, input.formula, input.query_levels + (first_query + i) * shape.dim,
-                                        group.operands.data() + i * operand_size);
+                    group.offsets[i] = prepare_operand(shape, input.query_bits, input.formula,
+                                                       input.query_levels + (first_query + i) * shape.dim,
+                                                       group.operands.data() + i * operand_size);
                 }
             }
             int32_t sums[kBatchQueries * kMaxTileCodes];
@@ -630,9 +634,10 @@ void sdc_topk(const SdcInput& input, size_t k, float* similarities, int64_t* row
                 const size_t num_codes = std::min(tile_codes, end_row - row);
                 for (size_t i = 0; i < group.offsets.size(); i += kBatchQueries) {
                     const size_t num_queries = std::min(kBatchQueries, group.offsets.size() - i);
-                    sums_of({shape, group.operands.data() + i * operand_size, group.offsets.data() + i, num_queries,
-                             input.codes + row / kBlockCodes * block_bytes, num_codes, i ? 0 : kBytesAhead},
-                            sums, kMaxTileCodes);
+                    sums_of(
+                        {shape, input.query_bits, group.operands.data() + i * operand_size, group.offsets.data() + i,
+                         num_queries, input.codes + row / kBlockCodes * block_bytes, num_codes, i ? 0 : kBytesAhead},
+                        sums, kMaxTileCodes);
                     for (size_t q = 0; q < num_queries; ++q) {
                         const float query_scale = input.query_scales ? input.query_scales[first_query + i + q] : 1.0f;
                         kernels.scale_sums(sums + q * kMaxTileCodes, num_codes, unit, query_scale,

@@ -458,6 +458,7 @@ def test_codes_do_not_need_the_threads_they_are_offered(num_threads):
         {"formula": "other"},
         *({"num_codes": value} for value in (33, -1, HUGE, 2**64, 1.5, None)),
         *({"bits": value} for value in (0, 3, 8, -1, 2**64, None)),
+        *({"query_bits": value} for value in (0, 1, 2, 3, 8, -1, 2**64, 1.5)),
         *({"scales": value} for value in (np.ones(5, F), np.ones((6, 1), F), np.ones(6), np.ones(12, F)[::2])),
         *({"query_scales": value} for value in (np.ones(3, F), np.ones((2, 1), F), np.ones(2), np.ones(4, F)[::2])),
     ],

@@ -108,6 +108,7 @@ def sdc_topk(
     query_scales: Float32Array | None = None,
     scales: Float32Array | None = None,
     formula: SdcFormula | None = None,
+    query_bits: int | None = None,
     num_threads: int,
     isa: str,
 ) -> tuple[Float32Array, Int64Array]: ...

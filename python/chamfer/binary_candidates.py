@@ -403,23 +403,36 @@ class _RecurrentLists:
         def search_stretch(begin: int) -> None:
             for i in range(begin, min(begin + QUERIES_AT_A_TIME, len(encodings))):
                 scale = None if queries.scales is None else queries.scales[i : i + 1]
-                best, best_rows = self._scan(probed[i].tolist(), levels[i : i + 1], scale, num_candidates)
+                best, best_rows = self._scan(probed[i].tolist(), levels[i : i + 1], queries.bits, scale, num_candidates)
                 scores[i, : len(best)], rows[i, : len(best)] = best, best_rows
 
         on_threads(search_stretch, range(0, len(encodings), QUERIES_AT_A_TIME), num_threads)
         return scores, rows
 
     def _scan(
-        self, lists: list[int], levels: NDArray[np.uint8], scale: NDArray[np.float32] | None, number: int
+        self,
+        lists: list[int],
+        levels: NDArray[np.uint8],
+        query_bits: int,
+        scale: NDArray[np.float32] | None,
+        number: int,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return the best scores of a query in these lists, best first, and rows; fewer than number if there are."""
 
         def scan(
             codes: NDArray[np.uint8], scales: NDArray[np.float32] | None, size: int, number: int
         ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-            bits, isa = self._codes[0].bits, resolve_isa(None)
             found = _core.sdc_topk(
-                levels, codes, size, number, bits=bits, query_scales=scale, scales=scales, num_threads=1, isa=isa
+                levels,
+                codes,
+                size,
+                number,
+                bits=self._codes[0].bits,
+                query_bits=query_bits,
+                query_scales=scale,
+                scales=scales,
+                num_threads=1,
+                isa=resolve_isa(None),
             )
             return found[0][0], found[1][0]
 
