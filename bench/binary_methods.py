@@ -28,7 +28,7 @@ class Codes(Protocol):
     """Vectors in a few bytes each.
 
     Attributes:
-        queries: what a query is compared as: "float32", "8 bit tables", "signs" or "codes".
+        queries: what a query is compared as: "float32", "8 bit tables", "4 bits" a number, "signs" or "codes".
     """
 
     queries: str
@@ -117,7 +117,9 @@ def methods(dim: int, budgets: tuple[int, ...], epochs: int) -> Iterator[Method]
             yield Method(f"PQ x{name}", bits, partial(FaissCodes, factory, queries))
             yield Method(f"OPQ x{name}", bits, partial(FaissCodes, f"OPQ{bits // part},{factory}", queries))
         for loops in range(4):
-            yield Method(f"BEBR u={loops}", bits, partial(RecurrentBits, bits, loops, epochs))
+            yield Method(f"BEBR u={loops}", bits, partial(RecurrentBits, bits, loops, epochs, fine_queries=False))
+        for loops in range(2):
+            yield Method(f"BEBR u={loops}, fine queries", bits, partial(RecurrentBits, bits, loops, epochs))
 
 
 # ── the methods ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -241,12 +243,12 @@ def iterative_quantization(centred: Floats, bits: int) -> Floats:
 
 
 class RecurrentBits:
-    """The package's binarizer, and SDC."""
+    """The package's binarizer, and SDC; queries in 4 bits a number, or, as in the paper, as what they search."""
 
-    queries = "codes"
-
-    def __init__(self, bits: int, loops: int, epochs: int) -> None:
+    def __init__(self, bits: int, loops: int, epochs: int, *, fine_queries: bool = True) -> None:
+        self.queries = "4 bits" if fine_queries else "codes"
         self._bits, self._loops, self._epochs = bits - bits % (loops + 1), loops, epochs
+        self._fine_queries = fine_queries
 
     def fit(self, vectors: Floats, sample: Floats) -> None:
         """As Codes."""
@@ -257,6 +259,7 @@ class RecurrentBits:
             vectors,
             bits=self._bits,
             loops=self._loops,
+            fine_queries=self._fine_queries,
             pairs=(sample, found) if len(sample) >= _FEWEST_PAIRS else None,
             epochs=self._epochs,
             num_threads=1,
