@@ -143,7 +143,8 @@ def index_rows(data: Data, *, quick: bool) -> list[dict[str, Any]]:
     sample = reducer.encode_queries(data.sample_queries, num_threads=1)
     binarizers = []
     for bits in _budgets(quick):
-        codes = binary_methods.RecurrentBits(bits, 1, 1 if quick else _EPOCHS)
+        loops = int(bits > documents.shape[1])  # a bit a number as long as there are numbers
+        codes = binary_methods.RecurrentBits(bits, loops, 1 if quick else _EPOCHS)
         codes.fit(documents, sample)
         binarizers.append(codes.binarizer)
     candidates = binary_index.kinds(documents.shape[1], len(documents), binarizers)

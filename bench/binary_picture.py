@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.search_picture import apart
+import numpy as np
+
+from bench.search_picture import apart, nines, recalls
 from bench.search_results import K
 
 Lines = dict[str, list[tuple[float, float]]]
@@ -15,9 +17,10 @@ _RECALL = f"R{K}@100"
 _PANELS = {"learned": "learned encodings", "fde": "FDEs of 1,024 numbers", "tokens": "token vectors"}
 _FLOATS = ("float32", "float16", "int8", "int4")
 _SCALAR = "floats, int8, int4"
+_FINE = ", fine queries"  # ends the names of the package's own way to use BEBR's codes
 _CODECS = "chamfer's codecs"
-_WIDTH, _HEIGHT = 5.0, 3.6  # inches of a panel and its names
-_NAMES = 1.8
+_WIDTH, _HEIGHT = 5.4, 3.6  # inches of a panel and its names
+_NAMES = 2.0
 # Seen on white and on GitHub's dark page alike; chamfer's first, then the others' in the order that they come.
 _OURS, _TEXT = "#d2691e", "#6e7b89"
 _THEIRS = (
@@ -52,6 +55,10 @@ def is_ours(name: str) -> bool:
     return name.startswith(("BEBR", _CODECS))
 
 
+def _is_bold(name: str) -> bool:
+    return name.endswith(_FINE) or name == _CODECS
+
+
 def draw(results: list[dict[str, Any]], output: Path | None) -> None:
     """Draw a row of panels for each collection, one for each part that was measured."""
     from matplotlib.figure import Figure
@@ -75,8 +82,6 @@ def draw(results: list[dict[str, Any]], output: Path | None) -> None:
 
 
 def _draw_panel(axes: Any, result: dict[str, Any], panel: str, colours: dict[str, str]) -> None:
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
     drawn = lines(result, panel)
     axes.set_title(
         f"{result['settings']['data']}: {_PANELS[panel]}", color=_TEXT, fontsize=9.5, weight="bold", loc="left"
@@ -85,8 +90,40 @@ def _draw_panel(axes: Any, result: dict[str, Any], panel: str, colours: dict[str
         axes.set_axis_off()
         return
     for name, points in drawn.items():
-        width, z = (2.0, 4) if is_ours(name) else (1.1, 3)
-        axes.plot(*zip(*points, strict=True), color=colours.get(name, _OURS), marker="o", ms=3.5, lw=width, zorder=z)
+        width, z = (2.2, 4) if _is_bold(name) else (1.1, 3)
+        dashes = "--" if is_ours(name) and not _is_bold(name) else "-"
+        places = zip(*points, strict=True)
+        axes.plot(*places, color=colours.get(name, _OURS), marker="o", ms=3.5, lw=width, ls=dashes, zorder=z)
+    _draw_axes(axes, drawn)
+    low, high = (float(nines(limit)) for limit in axes.get_ylim())
+    heights = [(float(nines(points[-1][1])) - low) / (high - low) for points in drawn.values()]
+    for (name, points), height in zip(drawn.items(), apart(heights, 0.065, 1.0), strict=True):
+        colour = colours.get(name, _OURS)
+        axes.annotate(
+            name,
+            points[-1],
+            (1.03, height),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=7.5,
+            color=colour,
+            weight="bold" if _is_bold(name) else "normal",
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.4, "alpha": 0.5},
+        )
+
+
+def _draw_axes(axes: Any, drawn: Lines) -> None:
+    from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+
+    axes.set_yscale("function", functions=(nines, recalls))
+    found = [recall for points in drawn.values() for _, recall in points]
+    low, high = float(nines(min(found))), float(nines(max(found)))
+    margin = 0.04 * (high - low)
+    axes.set_ylim(float(recalls(low - margin)), float(recalls(high + margin)))
+    bottom, top = axes.get_ylim()
+    ticks = [tick for tick in (*np.arange(0, 0.9, 0.1), 0.9, 0.95, 0.98, 0.99, 1) if bottom <= tick <= top]
+    axes.set_yticks(ticks, [f"{tick:.2g}" for tick in ticks])
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xscale("log", base=2)
     sizes = [size for points in drawn.values() for size, _ in points]
     axes.set_xlim(min(sizes) / 1.15, max(sizes) * 1.15)
@@ -98,18 +135,3 @@ def _draw_panel(axes: Any, result: dict[str, Any], panel: str, colours: dict[str
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["bottom", "left"]].set_color(_TEXT)
     axes.grid(visible=True, color=_TEXT, alpha=0.15, linewidth=0.6)
-    low, high = axes.get_ylim()
-    heights = [(points[-1][1] - low) / (high - low) for points in drawn.values()]
-    for (name, points), height in zip(drawn.items(), apart(heights, 0.065, 1.0), strict=True):
-        colour = colours.get(name, _OURS)
-        axes.annotate(
-            name,
-            points[-1],
-            (1.03, height),
-            textcoords="axes fraction",
-            va="center",
-            fontsize=7.5,
-            color=colour,
-            weight="bold" if is_ours(name) else "normal",
-            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.4, "alpha": 0.5},
-        )

@@ -97,8 +97,8 @@ def fit_binarizer(
         x: numbers, shape (n, dim), n at least 64: the vectors that are to be searched, or a sample of them.
         bits: of a code in all, a multiple of loops + 1.
         loops: residual loops, 0 to 3: a number of a code takes loops + 1 bits, of which three are stored in four.
-        fine_queries: code queries in 4 bits a number, whatever loops is: a scan takes hardly longer, and finds more
-            the fewer bits codes have. False: as what they search, as BEBR does.
+        fine_queries: code queries in 4 bits a number, whatever loops is: a scan takes up to a fifth longer, and finds
+            more, most so with a bit a number. False: as what they search, as BEBR does.
         pairs: queries, 64 or more, and what each is to find, of the same dim as x: labels, or the rows of x of the
             highest inner products. A tenth of the queries is held out for the recall. None: x alone.
         compatible_with: a binarizer whose codes are to be searched by the queries' codes of the new one, of the same
