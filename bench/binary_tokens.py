@@ -26,6 +26,8 @@ CODECS = ("binary", "scalar:2", "scalar:4", "int8")
 # Distance of neighbouring levels that code normal numbers of variance 1 with the least error: Max (1960), table 2.
 _STEPS = {2: 0.9957, 4: 0.3352}
 _PQ_TRAINING = 2**16
+_PARTS = (0.0, 0.5, 1.0)
+_CHOOSING_QUERIES = 30
 _SCALE_BYTES = 4
 
 
@@ -35,13 +37,15 @@ class Coded:
 
     Attributes:
         items: what is scored.
-        queries: turns queries into what scores them.
+        queries: turns queries, less some part of their mean, into what scores them.
         bytes_per_token: of a stored code and its terms.
+        parts: of the queries' mean, of which sample queries choose.
     """
 
     items: Items
     queries: Callable[[ch.TokenVectors], Items]
     bytes_per_token: float
+    parts: tuple[float, ...] = (0.0,)
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,9 @@ def row_of(method: TokenMethod, data: Data, exact: NDArray[np.int64]) -> dict[st
     begin = time.perf_counter()
     coded = method.encode(data)
     seconds = time.perf_counter() - begin
-    queries = coded.queries(data.queries)
+    part = _best_part(coded, data)
     most = max(DEPTHS)
-    found = ch.maxsim_topk(queries, coded.items, most, num_threads=1)[1]
+    found = ch.maxsim_topk(coded.queries(_less(part, data.queries, data)), coded.items, most, num_threads=1)[1]
     per_document = data.documents.num_tokens / len(data.documents)
     ms = None
     if not method.is_decoded:
@@ -77,6 +81,7 @@ def row_of(method: TokenMethod, data: Data, exact: NDArray[np.int64]) -> dict[st
     return {
         "method": method.name,
         "queries": method.query,
+        "query_mean_taken_off": part,
         "bytes_per_token": coded.bytes_per_token,
         "bytes_per_document": coded.bytes_per_token * per_document,
         **{f"R{K}@{n}": overlap(found[:, :n].tolist(), exact.tolist()) for n in DEPTHS},
@@ -84,6 +89,23 @@ def row_of(method: TokenMethod, data: Data, exact: NDArray[np.int64]) -> dict[st
         "search_ms": ms,
         "engine": "decoded" if method.is_decoded else "chamfer",
     }
+
+
+def _best_part(coded: Coded, data: Data) -> float:
+    """Return the part of the queries' mean to take off, with which some sample queries find most."""
+    if len(coded.parts) == 1 or data.sample_queries is None:
+        return coded.parts[0]
+    sample = data.sample_queries.select(np.arange(min(_CHOOSING_QUERIES, len(data.sample_queries))))
+    exact = ch.maxsim_topk(sample, data.documents, K, num_threads=1)[1].tolist()
+    finds = {}
+    for part in coded.parts:
+        asked = coded.queries(_less(part, sample, data))
+        finds[part] = overlap(ch.maxsim_topk(asked, coded.items, K, num_threads=1)[1].tolist(), exact)
+    return max(coded.parts, key=finds.__getitem__)
+
+
+def _less(part: float, asked: ch.TokenVectors, data: Data) -> ch.TokenVectors:
+    return asked if part == 0 else _of(asked, lambda vectors: vectors - np.float32(part) * _centers(data)[1])
 
 
 def token_methods(dim: int) -> Iterator[TokenMethod]:
@@ -122,7 +144,7 @@ def _plain_signs(data: Data) -> Coded:
 
 def _signs(data: Data, *, rotated: bool = False, float_queries: bool = True) -> Coded:
     """Signs of what centring leaves of each side; of float queries with RaBitQ's factor of each stored vector."""
-    center, query_center = _centers(data)
+    center = _centers(data)[0]
     dim = data.documents.dim
     rotation = np.eye(dim, dtype=np.float32)
     if rotated:
@@ -136,29 +158,28 @@ def _signs(data: Data, *, rotated: bool = False, float_queries: bool = True) -> 
         return signs
 
     def encode_query(vectors: Floats) -> Floats:
-        turned = np.asarray((vectors - query_center) @ rotation, np.float32)
+        turned = np.asarray(vectors @ rotation, np.float32)
         return turned if float_queries else _signed(turned)
 
     size = dim / 8 + (_SCALE_BYTES if float_queries else 0)
-    return Coded(_of(data.documents, encode), lambda asked: _of(asked, encode_query), size)
+    return Coded(_of(data.documents, encode), lambda asked: _of(asked, encode_query), size, _PARTS)
 
 
 def _uniform(bits: int, data: Data, *, coded_queries: bool = False) -> Coded:
-    """Levels of one distance for all dims, that of least error for normal numbers; float queries as they are."""
-    center, query_center = _centers(data)
+    """Levels of one distance for all dims, that of least error for normal numbers."""
+    center = _centers(data)[0]
 
-    def quantize(vectors: Floats, center: Floats) -> Floats:
-        centred = vectors - center
+    def quantize(centred: Floats) -> Floats:
         step = np.float32(_STEPS[bits] * float(np.sqrt(np.mean(np.square(centred), dtype=np.float64))))
         half = 2 ** (bits - 1)
-        np.floor(centred / step, out=centred)
-        return np.asarray((np.clip(centred, -half, half - 1) + np.float32(0.5)) * step, np.float32)
+        levels = np.clip(np.floor(centred / step), -half, half - 1) + np.float32(0.5)
+        return np.asarray(levels * step, np.float32)
 
     def queries(asked: ch.TokenVectors) -> Items:
-        return _of(asked, lambda vectors: quantize(vectors, query_center)) if coded_queries else asked
+        return _of(asked, quantize) if coded_queries else asked
 
-    items = _of(data.documents, lambda vectors: quantize(vectors, center))
-    return Coded(items, queries, data.documents.dim * bits / 8)
+    items = _of(data.documents, lambda vectors: quantize(vectors - center))
+    return Coded(items, queries, data.documents.dim * bits / 8, _PARTS)
 
 
 def _product(size: int, data: Data) -> Coded:
@@ -170,7 +191,7 @@ def _product(size: int, data: Data) -> Coded:
     index.pq.cp.min_points_per_centroid = 1  # no warnings
     index.train(vectors[np.random.default_rng(0).permutation(len(vectors))[:_PQ_TRAINING]])
     decoded = index.sa_decode(index.sa_encode(vectors))
-    return Coded(ch.TokenVectors(decoded, documents.offsets), lambda asked: asked, size)
+    return Coded(ch.TokenVectors(decoded, documents.offsets), lambda asked: asked, size, _PARTS)
 
 
 def _centers(data: Data) -> tuple[Floats, Floats]:

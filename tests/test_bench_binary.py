@@ -33,6 +33,7 @@ def sample(rng):
 def share_found(codes, vectors, sample, queries):
     codes.fit(vectors, sample)
     codes.add(vectors)
+    codes.settle(vectors, sample)
     found = codes.search(queries, 10)
     exact = binary_methods.top_rows(queries, vectors, 10)
     return np.mean([np.isin(a, b).mean() for a, b in zip(exact, found, strict=True)])
@@ -86,12 +87,12 @@ def test_iterative_quantization_misses_less_than_a_random_rotation(vectors):
         assert errors[1] < errors[0]
 
 
-def test_signs_choose_the_centre_of_queries_by_the_sample(vectors, sample):
+def test_sample_queries_choose_the_centre_of_queries(vectors, sample):
     rotation = np.eye(32, dtype=np.float32)
     codes = binary_methods.SignCodes(rotation)
     found = share_found(codes, vectors, sample, sample)
     assert codes.sizes()[0] == 4
-    for center in (np.zeros(32, np.float32), vectors.mean(axis=0), sample.mean(axis=0)):
+    for center in (np.zeros(32, np.float32), vectors.mean(axis=0), sample.mean(axis=0), sample.mean(axis=0) / 2):
         codes._query_center = center
         other = codes.search(sample, 10)
         exact = binary_methods.top_rows(sample, vectors, 10)
