@@ -206,7 +206,7 @@ def print_binary(result: dict[str, Any]) -> None:
         for row in result["index"]:
             least = row["saved_from_documents"]
             table.add_row(
-                row["candidates"],
+                row["candidates"] + ("" if row["nprobe"] is None else f" probing {row['nprobe']}"),
                 f"{row['bytes_per_document']:.0f}",
                 f"{row['shared_bytes'] / 1e3:,.0f}",
                 f"{row['num_candidates']:,}",

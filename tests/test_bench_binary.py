@@ -137,6 +137,11 @@ def test_half_is_saved_from_so_many_documents_on():
     assert binary_index.break_even(row | {"bytes_per_document": 50}, 100) is None
 
 
+def test_ever_more_lists_are_probed():
+    assert binary_index.probes(None) == (None,)
+    assert binary_index.probes(27) == (7, 14, 27)
+
+
 def test_the_fewest_candidates_that_reach_the_target_are_found():
     class Answers:
         def __len__(self):
