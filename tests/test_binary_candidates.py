@@ -562,8 +562,8 @@ def test_an_index_finds_saves_and_opens(tmp_path, kind, documents, queries, redu
     pattern = BinaryCandidates(of_encodings, kind)
     index = ch.Index.build(documents, reducer=reducer, candidates=pattern, path=tmp_path)
     assert pattern.num_documents == 0
-    assert len(list(tmp_path.glob("g-*/candidates.npz"))) == 1
-    assert list(tmp_path.glob("g-*/candidates.faiss")) == []
+    assert len(list(tmp_path.glob("s-*/candidates.npz"))) == 1
+    assert list(tmp_path.rglob("candidates.faiss")) == []
     opened = ch.Index.open(tmp_path, verify=True)
     exact = index.search(queries, exact=True)
     assert index.stats()["candidates"].startswith(f"{kind} of ")
