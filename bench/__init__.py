@@ -6,9 +6,10 @@
     python -m bench candidates DATA     kinds of FAISS index on the same encodings
     python -m bench reducers DATA       what reducers and variants of them find by their encodings alone
     python -m bench upgrade DATA OTHER  what a new encoder's queries find in an old one's binary codes
+    python -m bench binary DATA         binary codes beside what others keep in as few bytes: recall, time, size
     python -m bench tune DATA           what tuning promises, and what other queries get
     python -m bench roofline            what this core can do at best
-    python -m bench picture             docs/kernels.png and docs/search.png, from the results of the first two
+    python -m bench picture             docs/kernels.png, search.png and binary.png, from the results
 
 All but the last two print a table and write a JSON file with what is needed to judge it: CPU, instruction sets, commit,
 versions of the peers, thread settings, load of the machine, shapes, and how far each result was from float64.

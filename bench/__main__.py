@@ -8,6 +8,9 @@ from pathlib import Path
 
 import bench
 
+PARTS = ("learned", "fde", "tokens", "index")
+"""Of `binary`."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure chamfer beside NumPy and its peers.")
@@ -15,8 +18,8 @@ def main() -> None:
     kernels = commands.add_parser("kernels", help="MaxSim and FDE kernels, memory, import time")
     kernels.add_argument("--peers", action="store_true", help="also the peers that are installed, see bench/peers.py")
     roofline = commands.add_parser("roofline", help="what this core can do at best: arithmetic and reading")
-    picture = commands.add_parser("picture", help="draw docs/kernels.png and docs/search.png from bench/results")
-    picture.add_argument("--results", type=Path, nargs="+", help="other JSON files, of `kernels` or of `search`")
+    picture = commands.add_parser("picture", help="draw docs/{kernels,search,binary}.png from bench/results")
+    picture.add_argument("--results", type=Path, nargs="+", help="other JSON files, of `kernels`, `search` or `binary`")
     picture.add_argument("--output", type=Path, help="another PNG file, if one picture is drawn")
     search = commands.add_parser(
         "search",
@@ -64,9 +67,13 @@ def main() -> None:
     upgrade.add_argument("--loops", type=int, default=1, help="of the binarizers (default 1: two bits a number)")
     upgrade.add_argument("--output-dimension", type=int, default=512, help="of the reducers (default 512)")
     upgrade.add_argument("--threads", type=int, default=2, help="to fit and search with (default 2)")
+    binary = commands.add_parser("binary", help="binary codes beside what others keep in as few bytes")
+    binary.add_argument("data", type=Path, nargs="+", metavar="DATA", help="as of `search`")
+    binary.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help=f"of {', '.join(PARTS)} (default all)")
+    binary.add_argument("--only", nargs="+", metavar="NAME", help="only methods whose name contains one of these")
     for command in (kernels, roofline):
         command.add_argument("--rounds", type=int, help="times that everything is measured (default 15, quick 2)")
-    for command in (kernels, roofline, search, scale, tune, candidates, updates, reducers, upgrade):
+    for command in (kernels, roofline, search, scale, tune, candidates, updates, reducers, upgrade, binary):
         command.add_argument("--quick", action="store_true", help="tiny: to try the code, the numbers mean nothing")
         command.add_argument(
             "--output",

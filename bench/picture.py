@@ -1,4 +1,4 @@
-"""Pictures from the results in bench/results: of `search` (bench/search_picture.py), and of `kernels --peers`, here.
+"""Pictures from the results in bench/results: of `search` and `binary` (their *_picture.py), and of `kernels --peers`.
 
 That of `kernels` shows MaxSim over every storage beside the peers.
 """
@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bench import search_picture
+from bench import binary_picture, search_picture
 
 _ROOT = Path(__file__).parent.parent
 _RESULTS = _ROOT / "bench" / "results"
@@ -62,15 +62,18 @@ def _fraction(row: dict[str, Any]) -> str:
 
 
 def run(*, results: list[Path] | None, output: Path | None) -> None:
-    """Draw the picture of these results, or both pictures from all there are."""
-    paths = results or [_RESULTS / "kernels.json", *sorted(_RESULTS.glob("search_*.json"))]
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    """Draw the picture of these results, or all pictures from all there are."""
+    every = [path for pattern in ("search", "binary") for path in sorted(_RESULTS.glob(f"{pattern}_*.json"))]
+    found = [json.loads(path.read_text("utf-8")) for path in results or [_RESULTS / "kernels.json", *every]]
     searches = [result for result in found if "systems" in result]
+    codes = [result for result in found if "tokens" in result]
     for result in found:
-        if "search" not in result["command"]:
+        if result not in searches and result not in codes:
             draw(result, output)
     if searches:
         search_picture.draw(searches, output)
+    if codes:
+        binary_picture.draw(codes, output)
 
 
 def draw(result: dict[str, Any], output: Path | None) -> None:

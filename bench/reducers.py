@@ -244,7 +244,9 @@ def _learned(dim: int, *, trained: bool, quick: bool) -> Iterator[Contestant]:
     for numbers in (256, 512, 1024):
         codes = ("4 bit", "8 bit", "float32") if numbers == 512 else ("4 bit", "8 bit")
         yield Contestant(f"learned {numbers}", fit(sizes | {"output_dimension": numbers}), codes)
-    yield Contestant("learned 512, no queries", fit(sizes, queries=False), ("4 bit",))
+    for numbers in (256, 512, 1024):
+        name = f"learned {numbers}, no queries"
+        yield Contestant(name, fit(sizes | {"output_dimension": numbers}, queries=False), ("4 bit",))
     few = sizes | {"num_features": 2048, "num_samples": 16_384}
     fewest = sizes | {"num_features": 1024}
     yield Contestant("learned 512, 1,024 features", fit(fewest), ("4 bit",))

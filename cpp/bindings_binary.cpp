@@ -64,10 +64,10 @@ void require_packed(const Array<uint8_t>& packed, const RecurrentShape& shape, S
                 " bytes in one dimension, got " + shape_of(packed));
 }
 
-void require_levels(const Array<uint8_t>& levels, const RecurrentShape& shape, const std::string& name) {
+void require_levels(const Array<uint8_t>& levels, int32_t max_level, const std::string& name) {
     const uint8_t* values = levels.data();
-    const bool fits = std::all_of(values, values + levels.size(), [&](uint8_t x) { return x <= shape.max_level(); });
-    require(fits, name + ": expected levels up to " + std::to_string(shape.max_level()));
+    const bool fits = std::all_of(values, values + levels.size(), [&](uint8_t x) { return x <= max_level; });
+    require(fits, name + ": expected levels up to " + std::to_string(max_level));
 }
 
 const float* scales_of(const std::optional<Array<float>>& scales, size_t n, const std::string& name) {
@@ -88,7 +88,7 @@ void pack_levels(const Array<uint8_t>& levels, int64_t bits, const std::string& 
     const SdcFormula parsed = parse_formula(formula);
     const size_t num_codes = extent(levels, 0);
     require_packed(packed, shape, parsed, num_codes);
-    require_levels(levels, shape, "levels");
+    require_levels(levels, shape.max_level(), "levels");
     uint8_t* out = packed.mutable_data();  // raises if it is read-only
     run_core([&] { chamfer::pack_levels(shape, parsed, levels.data(), num_codes, out); });
 }
@@ -103,18 +103,30 @@ Array<uint8_t> unpack_levels(const Array<uint8_t>& packed, int64_t dim, int64_t 
     return levels;
 }
 
+// Bits of a query's level; those of codes if it is not given.
+size_t query_bits_of(const std::optional<int64_t>& query_bits, const RecurrentShape& shape, SdcFormula formula) {
+    const int64_t codes_bits = static_cast<int64_t>(shape.bits), bits = query_bits.value_or(codes_bits);
+    const bool is_finer = bits > codes_bits && (bits == 2 || bits == 4) && formula != SdcFormula::bitwise;
+    require(
+        bits == codes_bits || is_finer,
+        "query_bits: expected 1, 2 or 4, at least bits, and bits for the formula bitwise, got " + std::to_string(bits));
+    return static_cast<size_t>(bits);
+}
+
 py::tuple sdc_topk(const Array<uint8_t>& query_levels, const Array<uint8_t>& packed, int64_t num_codes, int64_t k,
                    int64_t bits, const std::optional<Array<float>>& query_scales,
                    const std::optional<Array<float>>& scales, const std::optional<std::string>& formula,
-                   int64_t num_threads, const std::string& isa) {
+                   const std::optional<int64_t>& query_bits, int64_t num_threads, const std::string& isa) {
     require_matrix(query_levels, "query_levels");
     const Isa level = parse_isa(isa, "isa");
     const RecurrentShape shape = recurrent_shape(query_levels.shape(1), bits);
     const SdcFormula parsed = formula ? parse_formula(*formula) : fastest_sdc_formula(shape.bits);
     const size_t n = count_of(num_codes), num_queries = extent(query_levels, 0), num_best = positive(k, "k");
     require_packed(packed, shape, parsed, n);
-    require_levels(query_levels, shape, "query_levels");
+    const size_t bits_of_query = query_bits_of(query_bits, shape, parsed);
+    require_levels(query_levels, (1 << bits_of_query) - 1, "query_levels");
     const SdcInput input{shape,
+                         bits_of_query,
                          parsed,
                          query_levels.data(),
                          scales_of(query_scales, num_queries, "query_scales"),
@@ -135,14 +147,14 @@ py::tuple sdc_topk(const Array<uint8_t>& query_levels, const Array<uint8_t>& pac
 py::tuple sdc_topk_of_lists(
     const Array<uint8_t>& query_levels,
     const std::vector<std::tuple<Array<uint8_t>, std::optional<Array<float>>, Array<int64_t>>>& lists, int64_t k,
-    int64_t bits, float query_scale, const std::string& isa) {
+    int64_t bits, float query_scale, const std::optional<int64_t>& query_bits, const std::string& isa) {
     require_contiguous(query_levels, "query_levels");
     require(query_levels.ndim() == 1, "query_levels: expected shape (dim,), got " + shape_of(query_levels));
     const Isa level = parse_isa(isa, "isa");
     const RecurrentShape shape = recurrent_shape(query_levels.shape(0), bits);
     const SdcFormula formula = fastest_sdc_formula(shape.bits);
-    const size_t num_best = positive(k, "k");
-    require_levels(query_levels, shape, "query_levels");
+    const size_t bits_of_query = query_bits_of(query_bits, shape, formula), num_best = positive(k, "k");
+    require_levels(query_levels, (1 << bits_of_query) - 1, "query_levels");
     std::vector<SdcList> parsed;
     parsed.reserve(lists.size());
     for (const auto& [packed, scales, rows] : lists) {  // no message is made where nothing is wrong: lists are many
@@ -161,7 +173,8 @@ py::tuple sdc_topk_of_lists(
     auto rows = empty<int64_t>({num_best});
     float* out_similarities = similarities.mutable_data();
     int64_t* out_rows = rows.mutable_data();
-    const SdcListsInput input{shape, formula, query_levels.data(), query_scale, parsed.data(), parsed.size(), level};
+    const SdcListsInput input{shape,       bits_of_query, formula,       query_levels.data(),
+                              query_scale, parsed.data(), parsed.size(), level};
     run_core([&] { chamfer::sdc_topk_of_lists(input, num_best, out_similarities, out_rows); });
     return py::make_tuple(similarities, rows);
 }
@@ -176,9 +189,9 @@ void bind_binary(py::module_& module) {
     module.def("unpack_levels", &unpack_levels, "packed"_a.noconvert(), "dim"_a, "bits"_a, "num_codes"_a);
     module.def("sdc_topk", &sdc_topk, "query_levels"_a.noconvert(), "packed"_a.noconvert(), "num_codes"_a, "k"_a,
                py::kw_only(), "bits"_a, "query_scales"_a.noconvert() = py::none(), "scales"_a.noconvert() = py::none(),
-               "formula"_a = py::none(), "num_threads"_a, "isa"_a);
+               "formula"_a = py::none(), "query_bits"_a = py::none(), "num_threads"_a, "isa"_a);
     module.def("sdc_topk_of_lists", &sdc_topk_of_lists, "query_levels"_a.noconvert(), "lists"_a, "k"_a, py::kw_only(),
-               "bits"_a, "query_scale"_a = 1.0f, "isa"_a);
+               "bits"_a, "query_scale"_a = 1.0f, "query_bits"_a = py::none(), "isa"_a);
 }
 
 }  // namespace chamfer::bindings

@@ -24,7 +24,8 @@ namespace chamfer {
 // at 4 GHz, in 10^9 bytes of codes × queries a second, integer and table: 4 bits 225 and 67 on avx512, 71 and 26 on avx2;
 // 2 bits 110 and 126 on avx512, 35 and 73 on avx2. Integers of 4 bits on avx512 take 2.3 cycles for 128 bytes, of which
 // four products, two a cycle, are 2.0; the bitwise formula takes 8.9 for 33 instructions, four a cycle, and from memory
-// one query of either waits for its bytes.
+// one query of either waits for its bytes. Tables of queries of 4 bits are widened more often: a batch takes 1.1 times
+// as long for codes of 1 bit, 1.4 times for codes of 2 (1.5 on avx2, where integers would still take 2.0; 1.2 on avx512).
 SdcFormula fastest_sdc_formula(size_t bits) { return bits == 4 ? SdcFormula::integer : SdcFormula::table; }
 
 // ── layouts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -102,23 +103,23 @@ void prepare_planes(const RecurrentShape& shape, const uint8_t* levels, uint8_t*
         operand[shape.bits * row_bytes + byte] = static_cast<uint8_t>(byte / plane_bytes);
 }
 
-void prepare_weights(const RecurrentShape& shape, const uint8_t* levels, uint8_t* operand) {
+void prepare_weights(const RecurrentShape& shape, int32_t query_max_level, const uint8_t* levels, uint8_t* operand) {
     const size_t fields = shape.dims_per_nibble();
     for (size_t field = 0; field < fields; ++field) {
         uint8_t* weights = operand + field * shape.num_positions();
         for (size_t i = field; i < shape.dim; i += fields)
-            *weights++ = static_cast<uint8_t>(2 * levels[i] - shape.max_level());
+            *weights++ = static_cast<uint8_t>(2 * levels[i] - query_max_level);
     }
 }
 
 // What a dim of a nibble adds to the 16 entries of a table, by its place in the nibble and the query's level.
-template <size_t kBits>
+template <size_t kBits, size_t kQueryBits>
 constexpr auto entries_of_levels() {
-    std::array<std::array<std::array<uint8_t, 16>, size_t{1} << kBits>, 4 / kBits> entries{};
-    constexpr int32_t kMaxLevel = (1 << kBits) - 1;
+    std::array<std::array<std::array<uint8_t, 16>, size_t{1} << kQueryBits>, 4 / kBits> entries{};
+    constexpr int32_t kMaxLevel = (1 << kBits) - 1, kQueryMaxLevel = (1 << kQueryBits) - 1;
     for (size_t field = 0; field < 4 / kBits; ++field) {
-        for (int32_t level = 0; level <= kMaxLevel; ++level) {
-            const int32_t weight = 2 * level - kMaxLevel, magnitude = weight < 0 ? -weight : weight;
+        for (int32_t level = 0; level <= kQueryMaxLevel; ++level) {
+            const int32_t weight = 2 * level - kQueryMaxLevel, magnitude = weight < 0 ? -weight : weight;
             for (int32_t nibble = 0; nibble < 16; ++nibble) {
                 const int32_t other = 2 * (nibble >> (field * kBits) & kMaxLevel) - kMaxLevel;
                 entries[field][static_cast<size_t>(level)][static_cast<size_t>(nibble)] =
@@ -131,9 +132,9 @@ constexpr auto entries_of_levels() {
 
 // Sixteen entries at once, as two words: none of their sums passes 255. One entry after the other took 50 µs for 512
 // dims, of which a scan of 100 codes takes one.
-template <size_t kBits>
+template <size_t kBits, size_t kQueryBits>
 void prepare_tables(const RecurrentShape& shape, const uint8_t* levels, uint8_t* operand) {
-    static constexpr auto kEntries = entries_of_levels<kBits>();
+    static constexpr auto kEntries = entries_of_levels<kBits, kQueryBits>();
     constexpr size_t kFields = 4 / kBits;
     for (size_t begin = 0; begin < shape.dim; begin += kFields, operand += 16) {
         uint64_t sums[2] = {0, 0};
@@ -149,8 +150,10 @@ void prepare_tables(const RecurrentShape& shape, const uint8_t* levels, uint8_t*
 
 }  // namespace
 
-int32_t prepare_operand(const RecurrentShape& shape, SdcFormula formula, const uint8_t* levels, uint8_t* operand) {
-    const int32_t max_level = shape.max_level();
+int32_t prepare_operand(const RecurrentShape& shape, size_t query_bits, SdcFormula formula, const uint8_t* levels,
+                        uint8_t* operand) {
+    assert(query_bits >= shape.bits && query_bits <= 4 && (query_bits == shape.bits || formula != SdcFormula::bitwise));
+    const int32_t max_level = shape.max_level(), query_max_level = (1 << query_bits) - 1;
     std::fill_n(operand, operand_bytes(shape, formula), uint8_t{0});
     if (formula == SdcFormula::bitwise) {
         prepare_planes(shape, levels, operand);
@@ -158,17 +161,20 @@ int32_t prepare_operand(const RecurrentShape& shape, SdcFormula formula, const u
     }
     int32_t sum = 0, magnitude = 0;
     for (size_t i = 0; i < shape.dim; ++i) {
-        const int32_t weight = 2 * levels[i] - max_level;
+        const int32_t weight = 2 * levels[i] - query_max_level;
         sum += weight;
         magnitude += std::abs(weight);
     }
     if (formula == SdcFormula::integer) {
-        prepare_weights(shape, levels, operand);
+        prepare_weights(shape, query_max_level, levels, operand);
         return max_level * sum;
     }
-    if (shape.bits == 4) prepare_tables<4>(shape, levels, operand);
-    if (shape.bits == 2) prepare_tables<2>(shape, levels, operand);
-    if (shape.bits == 1) prepare_tables<1>(shape, levels, operand);
+    const auto prepare = shape.bits == 4   ? prepare_tables<4, 4>
+                         : shape.bits == 2 ? (query_bits == 4 ? prepare_tables<2, 4> : prepare_tables<2, 2>)
+                         : query_bits == 4 ? prepare_tables<1, 4>
+                         : query_bits == 2 ? prepare_tables<1, 2>
+                                           : prepare_tables<1, 1>;
+    prepare(shape, levels, operand);
     return max_level * magnitude;
 }
 
@@ -195,7 +201,7 @@ struct Group {
 
 // What codes are scanned with.
 struct Scanner {
-    Scanner(const RecurrentShape& shape, SdcFormula formula, Isa isa)
+    Scanner(const RecurrentShape& shape, size_t query_bits, SdcFormula formula, Isa isa)
         : kernels(sdc_kernels(isa)),
           selects(select_kernels(isa)),
           sums_of(formula == SdcFormula::bitwise   ? kernels.bitwise
@@ -204,7 +210,7 @@ struct Scanner {
           block_bytes(packed_bytes(shape, formula, kBlockCodes)),
           operand_size(operand_bytes(shape, formula)),
           tile_codes(std::clamp(kTileBytes / block_bytes * kBlockCodes, kBlockCodes, kMaxTileCodes)),
-          unit(std::ldexp(1.0f, -2 * static_cast<int>(shape.bits - 1))) {}
+          unit(std::ldexp(1.0f, 2 - static_cast<int>(query_bits + shape.bits))) {}
 
     // Offers the similarities of a tile's codes, whose rows begin so, to the best of a query.
     void offer(const int32_t* sums, size_t num_codes, float query_scale, const float* scales, size_t row,
@@ -233,7 +239,7 @@ struct Scanner {
 void sdc_topk(const SdcInput& input, size_t k, float* similarities, int64_t* rows) {
     const RecurrentShape& shape = input.shape;
     assert(shape.dim >= 1 && shape.dim < size_t{1} << 20 && input.num_threads.count >= 1);
-    const Scanner scanner(shape, input.formula, input.isa);
+    const Scanner scanner(shape, input.query_bits, input.formula, input.isa);
     const size_t block_bytes = scanner.block_bytes, operand_size = scanner.operand_size;
     const size_t tile_codes = scanner.tile_codes;
     const ScanShape scan{
@@ -251,9 +257,9 @@ void sdc_topk(const SdcInput& input, size_t k, float* similarities, int64_t* row
                 group.operands.resize((end_query - first_query) * operand_size);
                 group.offsets.resize(end_query - first_query);
                 for (size_t i = 0; i < group.offsets.size(); ++i) {
-                    group.offsets[i] =
-                        prepare_operand(shape, input.formula, input.query_levels + (first_query + i) * shape.dim,
-                                        group.operands.data() + i * operand_size);
+                    group.offsets[i] = prepare_operand(shape, input.query_bits, input.formula,
+                                                       input.query_levels + (first_query + i) * shape.dim,
+                                                       group.operands.data() + i * operand_size);
                 }
             }
             int32_t sums[kBatchQueries * kMaxTileCodes];
@@ -262,8 +268,8 @@ void sdc_topk(const SdcInput& input, size_t k, float* similarities, int64_t* row
                 for (size_t i = 0; i < group.offsets.size(); i += kBatchQueries) {
                     const size_t num_queries = std::min(kBatchQueries, group.offsets.size() - i);
                     scanner.sums_of(
-                        {shape, group.operands.data() + i * operand_size, group.offsets.data() + i, num_queries,
-                         input.codes + row / kBlockCodes * block_bytes, num_codes, i ? 0 : kBytesAhead},
+                        {shape, input.query_bits, group.operands.data() + i * operand_size, group.offsets.data() + i,
+                         num_queries, input.codes + row / kBlockCodes * block_bytes, num_codes, i ? 0 : kBytesAhead},
                         sums, kMaxTileCodes);
                     for (size_t q = 0; q < num_queries; ++q) {
                         const float query_scale = input.query_scales ? input.query_scales[first_query + i + q] : 1.0f;
@@ -276,9 +282,10 @@ void sdc_topk(const SdcInput& input, size_t k, float* similarities, int64_t* row
 }
 
 void sdc_topk_of_lists(const SdcListsInput& input, size_t k, float* similarities, int64_t* rows) {
-    const Scanner scanner(input.shape, input.formula, input.isa);
+    const Scanner scanner(input.shape, input.query_bits, input.formula, input.isa);
     ByteBuffer operand(scanner.operand_size);
-    const int32_t offset = prepare_operand(input.shape, input.formula, input.query_levels, operand.data());
+    const int32_t offset =
+        prepare_operand(input.shape, input.query_bits, input.formula, input.query_levels, operand.data());
     TopK best(k);
     RunBest<float> of_list(k);
     int32_t sums[kMaxTileCodes];
@@ -289,7 +296,7 @@ void sdc_topk_of_lists(const SdcListsInput& input, size_t k, float* similarities
         of_list.start(best, list.rows[0]);
         for (size_t place = 0; place < list.num_codes; place += scanner.tile_codes) {
             const size_t num_codes = std::min(scanner.tile_codes, list.num_codes - place);
-            scanner.sums_of({input.shape, operand.data(), &offset, 1,
+            scanner.sums_of({input.shape, input.query_bits, operand.data(), &offset, 1,
                              list.codes + place / kBlockCodes * scanner.block_bytes, num_codes, kBytesAhead},
                             sums, kMaxTileCodes);
             scanner.offer(sums, num_codes, input.query_scale, list.scales ? list.scales + place : nullptr,

@@ -1,8 +1,10 @@
-// SDC: the symmetric distance calculation of BEBR (arXiv 2302.08714) on recurrent binary codes, both sides quantised.
+// SDC: the symmetric distance calculation of BEBR (arXiv 2302.08714) on recurrent binary codes, both sides quantised;
+// the query may keep more bits a dim.
 //
 // A code gives each dim a level c in 0 .. M, M = 2^bits - 1, which stands for v(c) = (2c - M) / 2^(bits - 1): the sum
 // of the signs of all stages, each half of the one before. With the odd integers w = 2c - M, similarity is <q, d> =
-// 4^-(bits - 1) · Σ w_q w_d, and the sum of integers is exact. Three formulas give it:
+// 2^(2 - query_bits - bits) · Σ w_q w_d, and the sum of integers is exact. Three formulas give it, M and bits being the
+// code's; the first for equal bits only:
 //   bitwise  w = Σ_j 2^j (2 b_j - 1) over the bits b_j of c, so Σ w_q w_d = M² dim - 2 Σ_ij 2^(i+j) popcount(q_i ^ d_j)
 //            with the bits of one place i of all dims side by side: q_i, a plane.
 //   integer  Σ w_q w_d = 2 Σ w_q c_d - M Σ w_q: products of bytes, the query's signed.
@@ -54,8 +56,10 @@ void unpack_levels(const RecurrentShape& shape, const uint8_t* packed, size_t nu
 
 // The query's side of a formula, read by its kernels.
 size_t operand_bytes(const RecurrentShape& shape, SdcFormula formula);
+// levels: (dim,), each at most 2^query_bits - 1; query_bits is 1, 2 or 4, at least shape.bits, and equal if bitwise.
 // Returns the offset that the kernels take off: sum = 2 · what they add up - offset, or offset - 2 · that if bitwise.
-int32_t prepare_operand(const RecurrentShape& shape, SdcFormula formula, const uint8_t* levels, uint8_t* operand);
+int32_t prepare_operand(const RecurrentShape& shape, size_t query_bits, SdcFormula formula, const uint8_t* levels,
+                        uint8_t* operand);
 
 // Kernels are pure. sums[q * stride + i] = Σ w_q w_d of query q < num_queries and code i < num_codes; stride is
 // num_codes or more, rounded up to whole blocks, and what is beyond num_codes may be overwritten. Operands lie side by
@@ -63,6 +67,7 @@ int32_t prepare_operand(const RecurrentShape& shape, SdcFormula formula, const u
 // bytes_ahead, unless 0.
 struct SdcSumsInput {
     RecurrentShape shape;
+    size_t query_bits;
     const uint8_t* operands;
     const int32_t* offsets;
     size_t num_queries;
@@ -83,8 +88,9 @@ const SdcKernels& sdc_kernels(Isa isa);
 
 struct SdcInput {
     RecurrentShape shape;
+    size_t query_bits;  // as of prepare_operand
     SdcFormula formula;
-    const uint8_t* query_levels;  // (num_queries, dim)
+    const uint8_t* query_levels;  // (num_queries, dim), each at most 2^query_bits - 1
     const float* query_scales;    // (num_queries,), finite; null for 1
     size_t num_queries;
     const uint8_t* codes;  // packed for the formula
@@ -109,8 +115,9 @@ struct SdcList {
 // The same of one query and the codes of some lists, each row in one of them; (k,). One call instead of one per list.
 struct SdcListsInput {
     RecurrentShape shape;
+    size_t query_bits;  // as of prepare_operand
     SdcFormula formula;
-    const uint8_t* query_levels;  // (dim,)
+    const uint8_t* query_levels;  // (dim,), each at most 2^query_bits - 1
     float query_scale;            // finite
     const SdcList* lists;
     size_t num_lists;

@@ -126,8 +126,8 @@ struct V {
         _mm256_storeu_si256(out, _mm256_add_epi32(_mm256_loadu_si256(out), _mm256_add_epi32(x, x)));
     }
 
-    // Two positions of a code side by side. Their products are at most 2 · 15 · 15 in all, or 4 · 18 for the fields of
-    // smaller levels; 64 of them fit in 16 bits.
+    // Two positions of a code side by side. Their products are at most 2 · 15 · 15 in all, less for the fields of smaller
+    // levels; 64 of them fit in 16 bits.
     using Levels = Reg;
     using Weights = Reg;
     using Products = Reg;

@@ -182,7 +182,10 @@ void table_of(const SdcSumsInput& input, int32_t* sums, size_t stride) {
 }
 
 void table(const SdcSumsInput& input, int32_t* sums, size_t stride) {
-    // Entries are at most 225 for one dim of 4 bits, 18 for two of 2 bits, 4 for four of 1 bit.
+    // Entries are at most 225 for one dim of 4 bits, 18 for two of 2 bits, 4 for four of 1 bit; of queries of 4 bits 90
+    // and 60 for the last two, of 2 bits 12 for the last.
     if (input.shape.bits == 4) return table_of<1>(input, sums, stride);
+    if (input.query_bits == 4)
+        return input.shape.bits == 2 ? table_of<2>(input, sums, stride) : table_of<4>(input, sums, stride);
     table_of<14>(input, sums, stride);
 }

@@ -221,9 +221,10 @@ def recurrent_values(levels, bits):
     return (2.0 * levels - (2**bits - 1)) / 2 ** (bits - 1)
 
 
-def sdc_similarities(query_levels, levels, bits, query_scales=None, scales=None):
+def sdc_similarities(query_levels, levels, bits, query_scales=None, scales=None, query_bits=None):
     """Σ v(q_i) v(d_i), rounded to float32, times the product of the scales, float32 as well."""
-    products = (recurrent_values(query_levels, bits) @ recurrent_values(levels, bits).T).astype(np.float32)
+    queries, codes = recurrent_values(query_levels, query_bits or bits), recurrent_values(levels, bits)
+    products = (queries @ codes.T).astype(np.float32)
     query_scales = np.ones(len(query_levels), np.float32) if query_scales is None else query_scales
     scales = np.ones(len(levels), np.float32) if scales is None else scales
     return products * (query_scales[:, None] * scales)

@@ -46,6 +46,41 @@ def test_levels_are_those_of_the_recurrence(dim, output_dimension, loops):
         assert codes.bits == (1, 2, 4, 4)[loops]
 
 
+@pytest.mark.parametrize("loops", [0, 1, 2])
+def test_fine_queries_are_the_first_numbers_in_four_bits(loops):
+    coarse, fine = (random_binarizer(loops=loops, has_fine_queries=is_fine) for is_fine in (False, True))
+    x = vectors(60)
+    codes = fine.encode_queries(x)
+    _, numbers = reference.recurrent_stages(x, fine._arrays["query_center"], fine._arrays, loops)
+    step = 0.3352 * np.sqrt(np.mean(numbers[0] ** 2, axis=1, keepdims=True))
+    exact = np.clip(numbers[0] / step + 8, 0, 15.5)
+    clear = np.abs(exact - np.round(exact)) > 1e-3
+    assert codes.bits == 4
+    np.testing.assert_array_equal(codes.levels()[clear], np.floor(exact)[clear])
+    lengths = np.linalg.norm(reference.recurrent_values(codes.levels().astype(float), 4), axis=1) * codes.scales
+    np.testing.assert_allclose(lengths, 1.5 * np.linalg.norm(x - fine._arrays["query_center"], axis=1), rtol=1e-5)
+    np.testing.assert_array_equal(codes.to_bits(), coarse.encode_queries(x).to_bits())  # for Hamming distance
+    np.testing.assert_array_equal(fine.encode(x).levels(), coarse.encode(x).levels())
+    assert sdc_topk(codes, fine.encode(x), 3)[1].shape == (60, 3)
+    assert fine.fingerprint != coarse.fingerprint == random_binarizer(loops=loops).fingerprint
+
+
+def test_fine_queries_of_zeros_are_codes_too():
+    binarizer = random_binarizer(loops=0, has_fine_queries=True)
+    arrays = {name: np.zeros_like(array) for name, array in binarizer._arrays.items()}
+    nothing = RecurrentBinarizer._of(binarizer._parameters, arrays).encode_queries(np.zeros((2, 12), np.float32))
+    assert set(np.unique(nothing.levels())) == {7}  # a number of 0 is no sign above it, as in the codes searched
+    assert (nothing.scales == 0).all()
+
+
+def test_fine_queries_are_saved(tmp_path):
+    binarizer = random_binarizer(loops=0, has_fine_queries=True)
+    binarizer.save(tmp_path / "fine.npz")
+    assert_same_codes(
+        RecurrentBinarizer.load(tmp_path / "fine.npz").encode_queries(vectors(9)), binarizer.encode_queries(vectors(9))
+    )
+
+
 @pytest.mark.parametrize("loops", LOOPS)
 def test_a_code_times_its_scale_is_as_long_as_its_vector(loops):
     binarizer = random_binarizer(loops=loops)

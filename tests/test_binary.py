@@ -28,8 +28,8 @@ def assert_same(found, expected):
         np.testing.assert_array_equal(one, other)
 
 
-def sdc_reference(query_levels, levels, bits, k, query_scales=None, scales=None):
-    similarities = reference.sdc_similarities(query_levels, levels, bits, query_scales, scales)
+def sdc_reference(query_levels, levels, bits, k, query_scales=None, scales=None, query_bits=None):
+    similarities = reference.sdc_similarities(query_levels, levels, bits, query_scales, scales, query_bits)
     best = [reference.topk(line, k) for line in similarities]
     found = [np.array([line[i] for line in best]).reshape(len(query_levels), k) for i in range(2)]
     return found[0].astype(np.float32), found[1].astype(np.int64)
@@ -210,10 +210,11 @@ def test_codes_that_follow_others_and_some_of_them_are_those_of_their_levels(bit
 # ── SDC ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def formula_topk(formula, query_levels, levels, bits, k, isa):
+def formula_topk(formula, query_levels, levels, bits, k, isa, query_bits=None):
     packed = np.empty(_core.packed_bytes(levels.shape[1], bits, formula, len(levels)), np.uint8)
     _core.pack_levels(levels, bits, formula, packed)
-    return _core.sdc_topk(query_levels, packed, len(levels), k, bits=bits, formula=formula, num_threads=1, isa=isa)
+    run = {"query_bits": query_bits, "num_threads": 1, "isa": isa}
+    return _core.sdc_topk(query_levels, packed, len(levels), k, bits=bits, formula=formula, **run)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
@@ -236,6 +237,32 @@ def test_the_largest_sums_do_not_overflow(isa, formula, bits):
     assert_same(formula_topk(formula, levels[:2], levels, bits, 33, isa), expected)
 
 
+FINER = [(1, 2), (1, 4), (2, 4)]  # bits of codes and of queries
+
+
+@pytest.mark.parametrize(("bits", "query_bits"), FINER)
+@pytest.mark.parametrize("dim", DIMS)
+def test_queries_may_keep_more_bits_in_every_dim(isa, dim, bits, query_bits):
+    rng = np.random.default_rng(dim)
+    query_levels, levels = random_levels(rng, 3, dim, query_bits), random_levels(rng, 35, dim, bits)
+    expected = sdc_reference(query_levels, levels, bits, 35, query_bits=query_bits)
+    for formula in ("integer", "table"):
+        assert_same(formula_topk(formula, query_levels, levels, bits, 35, isa, query_bits), expected)
+    queries, codes = RecurrentCodes.from_levels(query_levels, query_bits), RecurrentCodes.from_levels(levels, bits)
+    assert_same(chamfer.sdc_topk(queries, codes, 35, isa=isa), expected)
+
+
+@pytest.mark.parametrize(("bits", "query_bits"), FINER)
+@pytest.mark.parametrize("formula", ["integer", "table"])
+def test_the_largest_sums_of_queries_of_more_bits_do_not_overflow(isa, formula, bits, query_bits):
+    levels = np.zeros((33, 20_000), np.uint8)
+    levels[::2] = 2**bits - 1
+    queries = np.zeros((2, 20_000), np.uint8)
+    queries[0] = 2**query_bits - 1
+    expected = sdc_reference(queries, levels, bits, 33, query_bits=query_bits)
+    assert_same(formula_topk(formula, queries, levels, bits, 33, isa, query_bits), expected)
+
+
 @pytest.mark.parametrize("num_queries", [0, 1, 2, 3, 7, 8, 13, 71])
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_sdc_topk_matches_its_definition_for_any_number_of_queries(isa, num_queries, bits):
@@ -254,10 +281,10 @@ def test_sdc_topk_matches_its_definition_in_every_number_of_codes(isa, size):
 
 
 @pytest.mark.parametrize("scaled", [False, True])
-@pytest.mark.parametrize("bits", [1, 2, 4])
-def test_codes_in_lists_are_found_as_those_side_by_side(isa, bits, scaled):
+@pytest.mark.parametrize(("bits", "query_bits"), [(1, 1), (2, 2), (4, 4), *FINER])
+def test_codes_in_lists_are_found_as_those_side_by_side(isa, bits, query_bits, scaled):
     rng = np.random.default_rng(bits)
-    query_levels, levels = random_levels(rng, 1, 5, bits), random_levels(rng, 1400, 5, bits)  # ties by the dozen
+    query_levels, levels = random_levels(rng, 1, 5, query_bits), random_levels(rng, 1400, 5, bits)  # ties by the dozen
     scales = rng.integers(1, 3, 1400).astype(np.float32) if scaled else None
     factor = 0.5 if scaled else 1.0
     of_list = rng.choice([0, 1, 2, 4], 1400, p=[0.02, 0.1, 0.38, 0.5])  # and nothing in list 3
@@ -267,9 +294,10 @@ def test_codes_in_lists_are_found_as_those_side_by_side(isa, bits, scaled):
         codes = RecurrentCodes.from_levels(levels[rows], bits, None if scales is None else scales[rows])
         lists.append((codes._packed, codes.scales, rows))
     for k in (1, 7, 60, 900, 1500):
-        found = _core.sdc_topk_of_lists(query_levels[0], lists, k, bits=bits, query_scale=factor, isa=isa)
+        run = {"bits": bits, "query_bits": None if query_bits == bits else query_bits, "isa": isa}
+        found = _core.sdc_topk_of_lists(query_levels[0], lists, k, query_scale=factor, **run)
         query_scales = np.array([factor], np.float32)
-        expected = sdc_reference(query_levels, levels, bits, k, query_scales, scales)
+        expected = sdc_reference(query_levels, levels, bits, k, query_scales, scales, query_bits)
         assert_same(found, [part[0] for part in expected])
 
 
@@ -331,7 +359,7 @@ def test_sdc_of_one_bit_orders_codes_as_hamming_distance_does(isa):
     ("queries", "error", "message"),
     [
         (np.zeros((1, 4), np.uint8), TypeError, r"^query_codes: expected RecurrentCodes, got ndarray; .*from_levels"),
-        (RecurrentCodes.from_levels(np.zeros((1, 4), np.uint8), 4), ValueError, r"^query_codes: expected bits 2 .* 4$"),
+        (RecurrentCodes.from_levels(np.zeros((1, 4), np.uint8), 1), ValueError, r"^query_codes: expected bits 2 .* 1$"),
         (RecurrentCodes.from_levels(np.zeros((1, 5), np.uint8), 2), ValueError, r"^query_codes: expected dim 4 .* 5$"),
     ],
     ids=["array", "bits", "dim"],

@@ -56,7 +56,8 @@ def similarities(binarizer, kind, wanted, encodings):
     """All scores, by the definitions."""
     queries, codes = binarizer.encode_queries(wanted), binarizer.encode(encodings)
     if kind.endswith("SDC"):
-        return reference.sdc_similarities(queries.levels(), codes.levels(), codes.bits, queries.scales, codes.scales)
+        scales = queries.scales, codes.scales
+        return reference.sdc_similarities(queries.levels(), codes.levels(), codes.bits, *scales, queries.bits)
     signs = [2.0 * (some.levels() >> (some.bits - 1)) - 1 for some in (queries, codes)]
     return (signs[0] @ signs[1].T).astype(np.float32)
 
@@ -83,11 +84,13 @@ def assert_same(found, expected):
 # ── search ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.parametrize("has_fine_queries", [False, True])
 @pytest.mark.parametrize("has_scales", [True, False])
 @pytest.mark.parametrize("loops", [0, 1, 2, 3])
 @pytest.mark.parametrize("kind", SCANS)
-def test_all_lists_hold_what_brute_force_finds(kind, loops, has_scales, encodings, wanted):
-    binarizer = random_binarizer(output_dimension=20, loops=loops, has_scales=has_scales)
+def test_all_lists_hold_what_brute_force_finds(kind, loops, has_scales, has_fine_queries, encodings, wanted):
+    of = {"has_scales": has_scales, "has_fine_queries": has_fine_queries}
+    binarizer = random_binarizer(output_dimension=20, loops=loops, **of)
     candidates = filled(binarizer, kind, encodings)
     scores = similarities(binarizer, kind, wanted, encodings)
     for k in (1, 40, 500, 510):
@@ -199,11 +202,10 @@ def test_without_documents_or_queries_nothing_is_found(kind, binarizer, encoding
 NEW_DIM = 17
 
 
-def newer(binarizer, output_dimension):
+def newer(binarizer, output_dimension, **parameters):
     """A binarizer of other vectors that says that it was fitted to search the codes of this one."""
-    return random_binarizer(
-        dim=NEW_DIM, output_dimension=output_dimension, seed=1, loops=binarizer.loops, searches=[binarizer.fingerprint]
-    )
+    parameters |= {"loops": binarizer.loops, "searches": [binarizer.fingerprint]}
+    return random_binarizer(dim=NEW_DIM, output_dimension=output_dimension, seed=1, **parameters)
 
 
 def first_of(codes, dim):
@@ -213,20 +215,22 @@ def first_of(codes, dim):
     return codes.levels()[:, :dim], (codes.scales * longer).astype(np.float32)
 
 
+@pytest.mark.parametrize("has_fine_queries", [False, True])
 @pytest.mark.parametrize("output_dimension", [36, 51])
 @pytest.mark.parametrize("loops", [0, 1, 2, 3])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_newer_binarizer_searches(kind, loops, output_dimension, encodings):
-    """Of as many numbers, or more: then the first of its codes search."""
+def test_a_newer_binarizer_searches(kind, loops, output_dimension, has_fine_queries, encodings):
+    """Of as many numbers, or more: then the first of its codes search; codes are those of before there were fine."""
     binarizer = random_binarizer(output_dimension=36, loops=loops)
-    candidates, new = filled(binarizer, kind, encodings), newer(binarizer, output_dimension)
+    new = newer(binarizer, output_dimension, has_fine_queries=has_fine_queries)
+    candidates = filled(binarizer, kind, encodings)
     queries = np.random.default_rng(3).standard_normal((20, NEW_DIM)).astype(np.float32)
     asked, held = new.encode_queries(queries), binarizer.encode(encodings)
     levels, scales = first_of(asked, 36)
     if kind.endswith("SDC"):
-        scores = reference.sdc_similarities(levels, held.levels(), held.bits, scales, held.scales)
+        scores = reference.sdc_similarities(levels, held.levels(), held.bits, scales, held.scales, asked.bits)
     else:
-        signs = [2.0 * (some >> (held.bits - 1)) - 1 for some in (levels, held.levels())]
+        signs = [2.0 * (some >> (bits - 1)) - 1 for some, bits in ((levels, asked.bits), (held.levels(), held.bits))]
         scores = signs[0] @ signs[1].T
     if kind.startswith("HNSW"):
         found = candidates.search(queries, 50, 1, query_binarizer=new)
@@ -237,8 +241,12 @@ def test_a_newer_binarizer_searches(kind, loops, output_dimension, encodings):
     np.testing.assert_allclose(np.take_along_axis(scores, found[1], axis=1), found[0], rtol=1e-6)
 
 
-def test_a_newer_binarizer_probes_the_lists_whose_centres_its_codes_are_the_nearest_to(binarizer, encodings):
-    new = newer(binarizer, 36)
+@pytest.mark.parametrize("has_fine_queries", [False, True])
+@pytest.mark.parametrize("output_dimension", [36, 51])
+def test_a_newer_binarizer_probes_the_lists_whose_centres_its_codes_are_the_nearest_to(
+    output_dimension, has_fine_queries, binarizer, encodings
+):
+    new = newer(binarizer, output_dimension, has_fine_queries=has_fine_queries)
     candidates = filled(binarizer, "IVF7,SDC", encodings)
     queries = np.random.default_rng(3).standard_normal((20, NEW_DIM)).astype(np.float32)
     held = candidates._held
@@ -367,10 +375,11 @@ def test_documents_find_themselves(kind, encodings):
 # ── files ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.parametrize("has_fine_queries", [False, True])
 @pytest.mark.parametrize("has_scales", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_was_saved_answers_as_before(tmp_path, kind, has_scales, encodings, wanted):
-    binarizer = random_binarizer(has_scales=has_scales, searches=["0123"])
+def test_what_was_saved_answers_as_before(tmp_path, kind, has_scales, has_fine_queries, encodings, wanted):
+    binarizer = random_binarizer(has_scales=has_scales, searches=["0123"], has_fine_queries=has_fine_queries)
     candidates = filled(binarizer, kind, encodings)
     if not kind.startswith("HNSW"):
         candidates.remove(np.array([3, 499]))
@@ -553,8 +562,8 @@ def test_an_index_finds_saves_and_opens(tmp_path, kind, documents, queries, redu
     pattern = BinaryCandidates(of_encodings, kind)
     index = ch.Index.build(documents, reducer=reducer, candidates=pattern, path=tmp_path)
     assert pattern.num_documents == 0
-    assert len(list(tmp_path.glob("g-*/candidates.npz"))) == 1
-    assert list(tmp_path.glob("g-*/candidates.faiss")) == []
+    assert len(list(tmp_path.glob("s-*/candidates.npz"))) == 1
+    assert list(tmp_path.rglob("candidates.faiss")) == []
     opened = ch.Index.open(tmp_path, verify=True)
     exact = index.search(queries, exact=True)
     assert index.stats()["candidates"].startswith(f"{kind} of ")

@@ -447,6 +447,9 @@ def test_lists_of_another_size_are_refused():
             _core.sdc_topk_of_lists(query, [wrong], 2, bits=4, isa="scalar")
     with pytest.raises(ValueError, match="query_levels: expected levels up to 15"):
         _core.sdc_topk_of_lists(query + 16, [(packed, None, rows)], 2, bits=4, isa="scalar")
+    for query_bits in (0, 1, 2, 3, 8, -1):
+        with pytest.raises(ValueError, match="query_bits: expected 1, 2 or 4, at least bits"):
+            _core.sdc_topk_of_lists(query, [], 2, bits=4, query_bits=query_bits, isa="scalar")
 
 
 @pytest.mark.parametrize("function", [hamming_topk, sdc_topk])
@@ -476,6 +479,7 @@ def test_codes_do_not_need_the_threads_they_are_offered(num_threads):
         {"formula": "other"},
         *({"num_codes": value} for value in (33, -1, HUGE, 2**64, 1.5, None)),
         *({"bits": value} for value in (0, 3, 8, -1, 2**64, None)),
+        *({"query_bits": value} for value in (0, 1, 2, 3, 8, -1, 2**64, 1.5)),
         *({"scales": value} for value in (np.ones(5, F), np.ones((6, 1), F), np.ones(6), np.ones(12, F)[::2])),
         *({"query_scales": value} for value in (np.ones(3, F), np.ones((2, 1), F), np.ones(2), np.ones(4, F)[::2])),
     ],

@@ -86,6 +86,7 @@ OLD = random_binarizer(24, 24, 1)
         ({"loops": 4}, ValueError, "^loops: expected 0 to 3, got 4"),
         ({"loops": -1}, ValueError, "^loops: expected 0 to 3, got -1"),
         ({"loops": True}, TypeError, "^loops: expected an int, got bool"),
+        ({"fine_queries": 1}, TypeError, "^fine_queries: expected a bool, got int"),
         ({"epochs": 0}, ValueError, "^epochs: expected at least 1, got 0"),
         ({"seed": -1}, ValueError, "^seed: expected 0 to"),
         ({"num_threads": 0}, ValueError, "^num_threads: expected at least 1, got 0"),
@@ -138,6 +139,19 @@ def test_codes_find_more_than_signs_of_the_vectors(torch, bits, loops):
     assert found > (0.75 if loops == 0 else 0.9)
 
 
+def test_fine_queries_find_more_with_codes_of_few_bits(torch):
+    queries = made_up(100, seed=1)
+    exact = exact_topk(queries, X)
+    found = []
+    for fine_queries in (False, True):
+        binarizer = fit_binarizer(X, bits=24, loops=0, fine_queries=fine_queries, epochs=2, num_threads=1)
+        codes = binarizer.encode_queries(queries)
+        assert codes.bits == (4 if fine_queries else 1)
+        found.append(recall(codes, binarizer.encode(X), exact, 20))
+    print(found)
+    assert found[1] > found[0] + 0.05
+
+
 def test_similarities_are_about_inner_products(torch):
     binarizer = fit_binarizer(X, bits=96, loops=3, epochs=2, num_threads=1)
     queries = made_up(50, seed=1)
@@ -177,16 +191,17 @@ def test_a_narrow_cone_is_centred_on_both_sides(torch):
     """As token vectors of modern encoders lie: with what they have in common, queries' codes would be all the same."""
     x = made_up() + 5
     x /= np.linalg.norm(x, axis=1, keepdims=True)
-    binarizer = fit_binarizer(x, **SMALL)
-    assert binarizer._arrays["query_center"].any()
-    assert recall(binarizer.encode_queries(x[:100]), binarizer.encode(x), exact_topk(x[:100], x), 40) > 0.9
+    for fine_queries in (False, True):
+        binarizer = fit_binarizer(x, fine_queries=fine_queries, **SMALL)
+        assert binarizer._arrays["query_center"].any()
+        assert recall(binarizer.encode_queries(x[:100]), binarizer.encode(x), exact_topk(x[:100], x), 40) > 0.9
 
 
-def training_of(torch, output_dimension, loops, epochs):
+def training_of(torch, output_dimension, loops, epochs, *, is_fine=False):
     data = module._as_data(X, None)
     random = np.random.default_rng(0)
     validation, rows, pairs = module._hold_out(data, None, 1, random)
-    start = module._start(data, rows, output_dimension, loops, None, validation, 1, random)
+    start = module._start(data, rows, output_dimension, loops, is_fine, None, validation, 1, random)
     return module.Training(torch, torch.device("cpu"), data, start, rows, pairs, epochs, 0)
 
 
@@ -199,6 +214,19 @@ def test_exported_networks_are_those_of_training(torch):
     levels = training.binarizer().encode(X[:100]).levels()
     values = module.directions_of((2 * levels.astype(np.float32) - 15) / 8)
     assert np.abs(values - expected).max(axis=1).__lt__(1e-5).mean() > 0.95
+
+
+def test_fine_queries_of_training_are_those_of_the_binarizer(torch):
+    training = training_of(torch, 64, 0, epochs=2, is_fine=True)
+    training.train(0)
+    with torch.no_grad():
+        directions = training._query_directions(training._tensor(X[:100]))
+        expected = training._codes(directions, training=False, num_queries=100).numpy()
+        coarse = training._codes(directions, training=False).numpy()
+    levels = training.binarizer().encode_queries(X[:100]).levels()
+    values = module.directions_of((2 * levels.astype(np.float32) - 15) / 8)
+    assert (values * expected).sum(axis=1).min() > 0.98
+    assert (values * coarse).sum(axis=1).max() < 0.95  # signs alone
 
 
 def reducer_vectors(size, seed=42):
@@ -247,7 +275,7 @@ def test_pairs_teach_what_queries_find(torch):
 
 
 def test_training_stops_when_recall_no_longer_rises_and_returns_the_best(torch, monkeypatch):
-    recalls = iter([0.5, 0.5, 0.2, 0.7, *[0.6] * module._PATIENCE, 0.0, 0.0])  # two starts, the start, then epochs
+    recalls = iter([*[0.5] * 3, 0.2, 0.7, *[0.6] * module._PATIENCE, 0.0, 0.0])  # three starts, the start, then epochs
     trained = []
     train = module.Training.train
 

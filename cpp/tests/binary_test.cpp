@@ -80,29 +80,34 @@ void check_hamming(const std::vector<Isa>& isas, size_t code_size, size_t num_co
 
 // Levels of both sides, and the sums of their products.
 struct Levels {
-    Levels(const RecurrentShape& of, size_t queries, size_t codes)
+    Levels(const RecurrentShape& of, size_t bits_of_query, size_t queries, size_t codes)
         : shape(of),
+          query_bits(bits_of_query),
           num_queries(queries),
           num_codes(codes),
           random(static_cast<uint32_t>(of.dim)),
-          query_levels(random_bytes(random, queries * of.dim, static_cast<size_t>(of.max_level()) + 1)),
+          query_levels(random_bytes(random, queries * of.dim, size_t{1} << query_bits)),
           levels(random_bytes(random, codes * of.dim, static_cast<size_t>(of.max_level()) + 1)) {
         for (size_t i = 0; i < shape.dim; ++i) {  // the largest sum
-            if (num_codes && num_queries) query_levels[i] = levels[i] = static_cast<uint8_t>(shape.max_level());
+            if (num_codes && num_queries) {
+                query_levels[i] = static_cast<uint8_t>((1 << query_bits) - 1);
+                levels[i] = static_cast<uint8_t>(shape.max_level());
+            }
         }
         for (size_t q = 0; q < num_queries; ++q) {
             for (size_t code = 0; code < num_codes; ++code) {
                 int32_t sum = 0;
                 for (size_t i = 0; i < shape.dim; ++i)
-                    sum += weight(query_levels[q * shape.dim + i]) * weight(levels[code * shape.dim + i]);
+                    sum += weight(query_levels[q * shape.dim + i], query_bits) *
+                           weight(levels[code * shape.dim + i], shape.bits);
                 sums.push_back(sum);
             }
         }
     }
-    int32_t weight(uint8_t level) const { return 2 * level - shape.max_level(); }
+    static int32_t weight(uint8_t level, size_t bits) { return 2 * level - ((1 << bits) - 1); }
 
     RecurrentShape shape;
-    size_t num_queries, num_codes;
+    size_t query_bits, num_queries, num_codes;
     Random random;
     Exact<uint8_t> query_levels, levels;
     std::vector<int32_t> sums;
@@ -119,11 +124,11 @@ void check_sums(Isa isa, size_t formula_number, const Levels& l, const Exact<uin
     Exact<uint8_t> operands(l.num_queries * operand_size);
     Exact<int32_t> offsets(l.num_queries), sums(l.num_queries * stride, -7);
     for (size_t q = 0; q < l.num_queries; ++q) {
-        offsets[q] = prepare_operand(l.shape, formula, l.query_levels.data() + q * l.shape.dim,
+        offsets[q] = prepare_operand(l.shape, l.query_bits, formula, l.query_levels.data() + q * l.shape.dim,
                                      operands.data() + q * operand_size);
     }
-    kernel({l.shape, operands.data(), offsets.data(), l.num_queries, packed.data(), l.num_codes, 4096}, sums.data(),
-           stride);
+    kernel({l.shape, l.query_bits, operands.data(), offsets.data(), l.num_queries, packed.data(), l.num_codes, 4096},
+           sums.data(), stride);
     bool holds = true;
     for (size_t i = 0; i < l.sums.size(); ++i)
         holds = holds && sums[i / l.num_codes * stride + i % l.num_codes] == l.sums[i];
@@ -133,13 +138,13 @@ void check_sums(Isa isa, size_t formula_number, const Levels& l, const Exact<uin
 void check_sdc_topk(Isa isa, SdcFormula formula, const Levels& l, const Exact<uint8_t>& packed) {
     Random random(7);
     const Exact<float> query_scales(random.numbers(l.num_queries)), scales(random.numbers(l.num_codes));
-    const float unit = std::ldexp(1.0f, -2 * static_cast<int>(l.shape.bits - 1));
+    const float unit = std::ldexp(1.0f, 2 - static_cast<int>(l.query_bits + l.shape.bits));
     for (const auto& [k, num_threads] : kScans) {
         for (const bool scaled : {false, true}) {
             Exact<float> similarities(l.num_queries * k, kNan);
             Exact<int64_t> rows(l.num_queries * k, -7);
-            sdc_topk({l.shape, formula, l.query_levels.data(), scaled ? query_scales.data() : nullptr, l.num_queries,
-                      packed.data(), scaled ? scales.data() : nullptr, l.num_codes, num_threads, isa},
+            sdc_topk({l.shape, l.query_bits, formula, l.query_levels.data(), scaled ? query_scales.data() : nullptr,
+                      l.num_queries, packed.data(), scaled ? scales.data() : nullptr, l.num_codes, num_threads, isa},
                      k, similarities.data(), rows.data());
             std::vector<float> best(l.num_queries * k);
             std::vector<int64_t> best_rows(l.num_queries * k);
@@ -165,8 +170,9 @@ void check_sdc_topk(Isa isa, SdcFormula formula, const Levels& l, const Exact<ui
                 {nullptr, nullptr, nullptr, 0}};
             Exact<float> of_lists(k, kNan);
             Exact<int64_t> rows_found(k, -7);
-            sdc_topk_of_lists({l.shape, formula, l.query_levels.data(), scaled ? query_scales[0] : 1.0f, lists, 3, isa},
-                              k, of_lists.data(), rows_found.data());
+            sdc_topk_of_lists(
+                {l.shape, l.query_bits, formula, l.query_levels.data(), scaled ? query_scales[0] : 1.0f, lists, 3, isa},
+                k, of_lists.data(), rows_found.data());
             bool holds = same_bits(of_lists.data(), similarities.data(), k);
             for (size_t i = 0; i < k; ++i) holds = holds && rows_found[i] == (rows[i] < 0 ? -1 : 3 * rows[i] + 5);
             CHECK("sdc_topk_of_lists gives the rows of lists", holds);
@@ -199,9 +205,11 @@ void test_sdc(const std::vector<Isa>& isas) {
     shapes.push_back({5000, 1, 3});  // 16-bit sums overflow
     if (!quick) shapes.push_back({70, 2, 20'000});
     for (const auto& [dim, num_queries, num_codes] : shapes) {
-        for (const size_t bits : std::vector<size_t>{1, 2, 4}) {
-            const Levels l({dim, bits}, num_queries, num_codes);
+        for (const auto& [bits, query_bits] :
+             std::vector<std::array<size_t, 2>>{{1, 1}, {2, 2}, {4, 4}, {1, 2}, {1, 4}, {2, 4}}) {
+            const Levels l({dim, bits}, query_bits, num_queries, num_codes);
             for (size_t formula = 0; formula < 3; ++formula) {
+                if (bits != query_bits && kFormulas[formula] == SdcFormula::bitwise) continue;
                 at("%zu codes of %zu dims, %zu bits, formula %s", num_codes, dim, bits, kFormulaNames[formula]);
                 Exact<uint8_t> packed(packed_bytes(l.shape, kFormulas[formula], num_codes), 255);
                 pack_levels(l.shape, kFormulas[formula], l.levels.data(), num_codes, packed.data());
@@ -212,8 +220,8 @@ void test_sdc(const std::vector<Isa>& isas) {
                           same_bits(unpacked.data(), l.levels.data(), unpacked.size()));
                 }
                 for (const Isa isa : isas) {
-                    at("isa %s, %zu queries, %zu codes of %zu dims, %zu bits, formula %s", isa_name(isa), num_queries,
-                       num_codes, dim, bits, kFormulaNames[formula]);
+                    at("isa %s, %zu queries of %zu bits, %zu codes of %zu dims, %zu bits, formula %s", isa_name(isa),
+                       num_queries, query_bits, num_codes, dim, bits, kFormulaNames[formula]);
                     check_sums(isa, formula, l, packed);
                     if (dim == 33 || dim == 70) check_sdc_topk(isa, kFormulas[formula], l, packed);
                 }

@@ -107,8 +107,8 @@ Hash digest_sdc(Isa isa) {
             pack_levels(shape, formula, levels.data(), 100, packed.data());
             std::vector<float> similarities(5 * 60);
             std::vector<int64_t> rows(5 * 60);
-            sdc_topk({shape, formula, levels.data(), scales.data(), 5, packed.data(), scales.data(), 100, 2, isa}, 60,
-                     similarities.data(), rows.data());
+            sdc_topk({shape, bits, formula, levels.data(), scales.data(), 5, packed.data(), scales.data(), 100, 2, isa},
+                     60, similarities.data(), rows.data());
             hash.add(similarities);
             for (const int64_t row : rows) hash.add(std::array{static_cast<float>(row)});
         }

@@ -109,6 +109,7 @@ def sdc_topk(
     query_scales: Float32Array | None = None,
     scales: Float32Array | None = None,
     formula: SdcFormula | None = None,
+    query_bits: int | None = None,
     num_threads: int,
     isa: str,
 ) -> tuple[Float32Array, Int64Array]: ...
@@ -119,6 +120,7 @@ def sdc_topk_of_lists(
     *,
     bits: int,
     query_scale: float = 1.0,
+    query_bits: int | None = None,
     isa: str,
 ) -> tuple[Float32Array, Int64Array]: ...
 

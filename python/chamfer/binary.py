@@ -133,7 +133,7 @@ class RecurrentCodes:
 
     def _searching(self, codes: RecurrentCodes) -> RecurrentCodes:
         """Return these codes as they search others: their first dims, if they were trained to search shorter codes."""
-        if codes.fingerprint in self.searches and codes.dim < self.dim and codes.bits == self.bits:
+        if codes.fingerprint in self.searches and codes.dim < self.dim and codes.bits <= self.bits:
             return self._first(codes.dim)
         return self
 
@@ -209,8 +209,9 @@ def sdc_topk(
 
     Args:
         query_codes: the queries' codes.
-        codes: codes of the same dim and bits, and of the same binarizer, or of one that the queries' was trained to
-            search, which may be of fewer dims: the queries' first dims search those. Codes made by hand fit any.
+        codes: codes of the same dim, of as many bits or fewer, and of the same binarizer, or of one that the queries'
+            was trained to search, which may be of fewer dims: the queries' first dims search those. Codes made by hand
+            fit any.
         k: codes to return per query, at least 1; may exceed the number of codes.
         num_threads: threads to use; None means the CPUs of this process.
         isa: instruction set, one of `available_isas()`; None means `best_isa()`.
@@ -221,9 +222,9 @@ def sdc_topk(
 
     Raises:
         TypeError: an argument has a wrong type.
-        ValueError: dims, bits or binarizers differ, or k is below 1.
+        ValueError: dims or binarizers differ, queries have fewer bits, or k is below 1.
 
-    Source: BEBR (arXiv 2302.08714), symmetric distance calculation.
+    Source: BEBR (arXiv 2302.08714), symmetric distance calculation; queries of more bits are chamfer's own.
     """
     for value, name in ((query_codes, "query_codes"), (codes, "codes")):
         if not isinstance(value, RecurrentCodes):
@@ -231,10 +232,10 @@ def sdc_topk(
                 f"{name}: expected RecurrentCodes, got {type(value).__name__}; RecurrentCodes.from_levels makes them"
             )
     query_codes = query_codes._searching(codes)
-    for attribute in ("dim", "bits"):
-        expected, got = getattr(codes, attribute), getattr(query_codes, attribute)
-        if expected != got:
-            raise ValueError(f"query_codes: expected {attribute} {expected} as the codes, got {got}")
+    if query_codes.dim != codes.dim:
+        raise ValueError(f"query_codes: expected dim {codes.dim} as the codes, got {query_codes.dim}")
+    if query_codes.bits < codes.bits:
+        raise ValueError(f"query_codes: expected bits {codes.bits} as the codes, or more, got {query_codes.bits}")
     made_by = codes.fingerprint
     if None not in (made_by, query_codes.fingerprint) and made_by not in (
         query_codes.fingerprint,
@@ -250,6 +251,7 @@ def sdc_topk(
         len(codes),
         check_positive_int(k, "k"),
         bits=codes.bits,
+        query_bits=query_codes.bits,
         query_scales=query_codes.scales,
         scales=codes.scales,
         num_threads=resolve_num_threads(num_threads),

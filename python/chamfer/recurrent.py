@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from chamfer import _core
 from chamfer._archives import checksum, read_archive, write_archive
+from chamfer._rotation import STEPS
 from chamfer._runtime import resolve_isa, resolve_num_threads
 from chamfer.binary import RecurrentCodes
 from chamfer.errors import CorruptIndexError
@@ -19,6 +20,9 @@ from chamfer.token_vectors import MAGNITUDE_LIMIT
 _FORMAT = "chamfer.RecurrentBinarizer"
 _FORMAT_VERSION = 1
 _PARAMETERS = ("dim", "output_dimension", "loops", "searches", "query_scale", "has_scales")
+_FINE_QUERIES = "has_fine_queries"  # a parameter too, of those that have them
+
+_QUERY_BITS = 4  # of fine queries: the most that SDC takes
 
 _BLOCK_ROWS = 4096  # encoded at once, so that memory grows with the codes only
 
@@ -31,7 +35,7 @@ class RecurrentBinarizer:
     A vector x, less a centre, in parts of its length, becomes signs b₀ = sgn(W(x)); each loop adds the signs of what
     they miss, b ← b + 2^-(i+1) sgn(R_i(x - f)), where f = g_i B_i(b) / |B_i(b)|. W, B_i and R_i are each a linear map
     plus a hidden layer of rectified units. A number of a code takes as many bits as there are stages, loops + 1; three
-    are stored in four.
+    are stored in four. Codes of queries, which are not kept, may be finer: 4 bits of each number of W(x).
 
     Made by `chamfer.training.fit_binarizer` or `load`; needs no torch.
 
@@ -43,7 +47,7 @@ class RecurrentBinarizer:
         fingerprint: hash of all that decides codes; codes carry it.
         searches: fingerprints of the binarizers whose codes the queries' codes were trained to search.
 
-    Source: BEBR (arXiv 2302.08714); linear maps, centres, gains and scales are chamfer's own.
+    Source: BEBR (arXiv 2302.08714); linear maps, centres, gains, scales and fine queries are chamfer's own.
     """
 
     dim: int
@@ -59,6 +63,8 @@ class RecurrentBinarizer:
         """Return the binarizer of these parameters, all of _PARAMETERS, and arrays, those of `array_shapes`."""
         self = cls.__new__(cls)
         self._parameters = {name: parameters[name] for name in _PARAMETERS}
+        if parameters.get(_FINE_QUERIES, False):  # fingerprints of binarizers from before there were such stay
+            self._parameters[_FINE_QUERIES] = True
         self.dim, self.output_dimension = parameters["dim"], parameters["output_dimension"]
         self.loops, self.searches = parameters["loops"], tuple(parameters["searches"])
         if self.loops not in range(MAX_LOOPS + 1) or not np.isfinite(parameters["query_scale"]):
@@ -111,7 +117,7 @@ class RecurrentBinarizer:
         return self._encode(x, "document_center", num_threads)
 
     def encode_queries(self, x: ArrayLike, *, num_threads: int | None = None) -> RecurrentCodes:
-        """Encode vectors that search: less another centre than those that are searched, if that finds more.
+        """Encode vectors that search: less another centre than those that are searched, and finer, if trained so.
 
         Args:
             x: numbers, shape (n, dim).
@@ -132,7 +138,8 @@ class RecurrentBinarizer:
         vectors = check_matrix(x, "x", self.dim)
         threads = resolve_num_threads(num_threads)
         is_query = center == "query_center"
-        stored_bits = 4 if self.loops == 2 else self.loops + 1
+        is_fine = is_query and _FINE_QUERIES in self._parameters
+        stored_bits = _QUERY_BITS if is_fine else 4 if self.loops == 2 else self.loops + 1
         levels = np.empty((len(vectors), self.output_dimension), np.uint8)
         scales = np.empty(len(vectors), np.float32) if is_query or self._parameters["has_scales"] else None
         for begin in range(0, len(vectors), _BLOCK_ROWS):
@@ -140,13 +147,13 @@ class RecurrentBinarizer:
             centered = as_floats(vectors[rows], "x", begin) - self._arrays[center]
             lengths = np.linalg.norm(centered, axis=1)
             directions = np.asarray(centered / np.maximum(lengths, TINY)[:, None], np.float32)
-            values, levels[rows] = self._stages(directions, threads)
+            values, levels[rows] = (self._fine if is_fine else self._stages)(directions, threads)
             if scales is not None:
                 stands_for = np.linalg.norm(values, axis=1)
-                if self.loops == 2:
+                if self.loops == 2 and not is_fine:
                     stands_for /= 2  # the stored level is of four bits, which halves what three stand for
                 scales[rows] = lengths / stands_for * np.float32(self._parameters["query_scale"] if is_query else 1.0)
-        if self.loops == 2:
+        if self.loops == 2 and not is_fine:
             levels += 4  # (2 (c + 4) - 15) / 8 is half of (2 c - 7) / 4
         codes = RecurrentCodes.from_levels(levels, stored_bits, scales)
         codes.fingerprint = self.fingerprint
@@ -165,6 +172,15 @@ class RecurrentBinarizer:
             values += np.where(above, np.float32(0.5 ** (i + 1)), np.float32(-(0.5 ** (i + 1))))
             levels = 2 * levels + above
         return values, levels
+
+    def _fine(self, directions: NDArray[np.float32], num_threads: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Return what fine codes of unit vectors stand for, and their levels, the signs being those of `_stages`."""
+        numbers = self._block("signs", directions, num_threads)
+        steps = np.float32(STEPS[_QUERY_BITS]) * np.sqrt(np.mean(np.square(numbers), axis=1, keepdims=True))
+        half = 2 ** (_QUERY_BITS - 1)
+        numbers /= np.maximum(steps, TINY)
+        levels = np.clip(np.ceil(numbers, out=numbers) + np.float32(half - 1), 0, 2 * half - 1).astype(np.uint8)
+        return (levels - np.float32(half - 0.5)) / np.float32(half / 2), levels
 
     def _block(self, name: str, rows: NDArray[np.float32], num_threads: int) -> NDArray[np.float32]:
         isa, arrays = resolve_isa(None), self._arrays

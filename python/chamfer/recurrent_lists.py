@@ -127,7 +127,7 @@ class RecurrentLists:
             assert self._centres is not None
             centres = self._binarizer.encode(self._centres, num_threads=num_threads)
             probed = sdc_topk(queries, centres, nprobe, num_threads=num_threads)[1]
-        levels, bits, isa = queries.levels(), queries.bits, resolve_isa(None)
+        levels, bits, isa = queries.levels(), self._codes[0].bits, resolve_isa(None)
         scales = [1.0] * len(encodings) if queries.scales is None else queries.scales.tolist()
         parts = [(codes._packed, codes.scales, held) for codes, held in zip(self._codes, self._rows, strict=True)]
 
@@ -135,7 +135,13 @@ class RecurrentLists:
             for i in range(begin, min(begin + QUERIES_AT_A_TIME, len(encodings))):
                 some = [parts[number] for number in probed[i].tolist()]
                 scores[i], rows[i] = _core.sdc_topk_of_lists(
-                    levels[i], some, num_candidates, bits=bits, query_scale=scales[i], isa=isa
+                    levels[i],
+                    some,
+                    num_candidates,
+                    bits=bits,
+                    query_scale=scales[i],
+                    query_bits=queries.bits,
+                    isa=isa,
                 )
 
         on_threads(search_stretch, range(0, len(encodings), QUERIES_AT_A_TIME), num_threads)

@@ -125,7 +125,8 @@ class Training:
             for group, rate in zip(self._adam.param_groups, self._rates, strict=True):
                 group["lr"] = rate * warmth * (0.5 + 0.5 * np.cos(np.pi * done))
             queries, keys, positives, mixed_of = self._draw(batch, random)
-            codes = self._codes(torch.cat([self._query_directions(queries), self._directions[keys]]), training=True)
+            directions = torch.cat([self._query_directions(queries), self._directions[keys]])
+            codes = self._codes(directions, training=True, num_queries=len(queries))
             query_codes, key_codes = codes[: len(queries)], codes[len(queries) :]
             shown = torch.cat([keys, queue])
             is_pair = positives[:, None] == shown
@@ -275,15 +276,23 @@ class Training:
     def _follower_codes(self, rows: Any) -> Any:
         return self._codes(self._directions[rows], training=False, weights=self.followers)
 
-    def _codes(self, directions: Any, training: bool, weights: dict[str, Any] | None = None) -> Any:
-        """Return the directions of what codes stand for, as RecurrentBinarizer._stages."""
+    def _codes(
+        self, directions: Any, training: bool, weights: dict[str, Any] | None = None, num_queries: int = 0
+    ) -> Any:
+        """Return the directions of what codes stand for, as RecurrentBinarizer._stages; so many rows are queries.
+
+        Fine codes of queries stand for their numbers themselves, but for steps that are too small to count.
+        """
         torch = self._torch
         weights = self.parameters if weights is None else weights
-        values = _signs(torch, self._block("signs", directions, weights, training))
+        numbers = self._block("signs", directions, weights, training)
+        values = _signs(torch, numbers)
         for i in range(self._loops):
             told = torch.nn.functional.normalize(self._block(f"told{i}", values, weights, training))
             rest = directions - told * weights["gains"][i]
             values = values + 0.5 ** (i + 1) * _signs(torch, self._block(f"rest{i}", rest, weights, training))
+        if self._start.parameters.get("has_fine_queries", False):
+            values = torch.cat([numbers[:num_queries], values[num_queries:]])
         return torch.nn.functional.normalize(values)
 
     def _block(self, name: str, rows: Any, weights: dict[str, Any], training: bool) -> Any:

@@ -33,6 +33,10 @@ _MOST_VALIDATION_ROWS = 16_384
 _K = 10
 _PATIENCE = 5
 
+# Parts of the queries' mean to take off. All of it, which codes would be full of, or none, which ranks as before; half
+# where queries lie in a narrow cone, as token vectors of modern encoders.
+_CENTERS = (0.0, 0.5, 1.0)
+
 _MOST_NUMBERS = 65_536
 
 _FORMAT = "chamfer.training.fit_binarizer"
@@ -44,6 +48,7 @@ def fit_binarizer(
     *,
     bits: int,
     loops: int = 1,
+    fine_queries: bool = True,
     pairs: tuple[ArrayLike, ArrayLike] | None = None,
     compatible_with: RecurrentBinarizer | None = None,
     old_x: ArrayLike | None = None,
@@ -59,19 +64,27 @@ def fit_binarizer(
     Training begins with a rotation of the principal components that is fitted to the levels, as iterative quantization
     does for signs, and a network beside it that starts from nothing. What a query is to find is what inner products
     find: without labels, and of x alone, where rows mixed by eight stand for queries. Most of what codes find is the
-    start's; training after it has added up to 0.01. SciFact's encodings of 512 numbers (R10@100 of floats is 0.940,
-    R10@10 0.580), 300 queries, scales of 4 bytes counted, one thread; the others are FAISS's or by definition:
+    start's; training after it has added up to 0.01. With fine queries a bit a number (loops=0) finds more than two bits
+    of half as many, as long as there are no more bits than numbers; without, two bits do.
+
+    SciFact's encodings of 512 numbers (R10@100 of floats is 0.940, R10@10 0.580), 300 queries, pairs of 809 others,
+    scales of 4 bytes counted, one thread; peers are FAISS's, with vectors less their mean and queries as floats, RaBitQ
+    of randomly rotated vectors, or by definition (`python -m bench binary`):
 
     | codes | bytes | R10@100 | R10@10 | fitted in |
     | --- | --- | --- | --- | --- |
-    | 1,024 bits, loops=1, pairs of 809 queries | 132 | 0.915 | 0.530 | 59 s |
-    | PQ256x4fs, queries as floats | 128 | 0.910 | 0.516 | 1 s |
-    | iterative quantization, 1,024 signs | 128 | 0.885 | 0.478 | |
-    | 512 bits, loops=1, pairs of 809 queries | 68 | 0.860 | 0.467 | 54 s |
-    | 512 bits, loops=1, x alone | 68 | 0.866 | 0.445 | 39 s |
-    | PQ128x4fs, queries as floats | 64 | 0.840 | 0.423 | 1 s |
-    | RaBitQ, 1 bit a number, queries as floats | 72 | 0.821 | 0.409 | 0.1 s |
-    | iterative quantization, 512 signs | 64 | 0.818 | 0.403 | |
+    | OPQ256, 4 bits each | 128 | 0.934 | 0.563 | 120 s |
+    | 1,024 bits, loops=1 | 132 | 0.932 | 0.561 | 42 s |
+    | 1,024 bits, loops=1, no fine queries | 132 | 0.921 | 0.539 | 56 s |
+    | PQ256, 4 bits each | 128 | 0.918 | 0.514 | 2 s |
+    | RaBitQ, 1,024 numbers | 136 | 0.911 | 0.521 | 0.3 s |
+    | iterative quantization, 1,024 signs | 128 | 0.883 | 0.476 | 24 s |
+    | OPQ128, 4 bits each | 64 | 0.904 | 0.494 | 85 s |
+    | 512 bits, loops=0 | 68 | 0.903 | 0.507 | 61 s |
+    | RaBitQ, 512 numbers | 72 | 0.879 | 0.465 | 0.1 s |
+    | 512 bits, loops=1, no fine queries | 68 | 0.863 | 0.445 | 24 s |
+    | PQ128, 4 bits each | 64 | 0.834 | 0.419 | 1 s |
+    | iterative quantization, 512 signs | 64 | 0.833 | 0.419 | 5 s |
 
     A binarizer that is compatible with an older one takes on its numbers. The old encoder being the eighth layer of the
     new one, queries of 1,024 bits find so many of the documents judged relevant to them (of the new encoder's exact top
@@ -82,6 +95,9 @@ def fit_binarizer(
         x: numbers, shape (n, dim), n at least 64: the vectors that are to be searched, or a sample of them.
         bits: of a code in all, a multiple of loops + 1.
         loops: residual loops, 0 to 3: a number of a code takes loops + 1 bits, of which three are stored in four.
+        fine_queries: code queries in 4 bits a number, whatever loops is: it finds more, most so with a bit a number,
+            where a scan takes a tenth longer; with two bits it takes a third longer. False: as what they search, as
+            BEBR does.
         pairs: queries, 64 or more, and what each is to find, of the same dim as x: labels, or the rows of x of the
             highest inner products. A tenth of the queries is held out for the recall. None: x alone.
         compatible_with: a binarizer whose codes are to be searched by the queries' codes of the new one, of the same
@@ -109,6 +125,9 @@ def fit_binarizer(
     """
     output_dimension = _check_sizes(bits, loops)
     check_positive_int(epochs, "epochs")
+    if not isinstance(fine_queries, (bool, np.bool_)):
+        raise TypeError(f"fine_queries: expected a bool, got {type(fine_queries).__name__}")
+    is_fine = bool(fine_queries) and loops < MAX_LOOPS  # the most loops code as finely
     check_seed(seed)
     threads = resolve_num_threads(num_threads)
     data = _as_data(x, pairs)
@@ -118,7 +137,7 @@ def fit_binarizer(
     random = np.random.default_rng(seed)
     with torch_threads(torch, threads), progress_bar(epochs, "fit binarizer", progress, "epoch") as advance:
         validation, rows, pair_rows = _hold_out(data, old, threads, random)
-        start = _start(data, rows, output_dimension, loops, old, validation, threads, random)
+        start = _start(data, rows, output_dimension, loops, is_fine, old, validation, threads, random)
         training = Training(torch, where, data, start, rows, pair_rows, epochs, seed)
         arguments = {"epochs": epochs, "seed": int(seed), "start": start.parameters}
         arrays = {"documents": data.documents, "queries": data.queries}
@@ -287,12 +306,13 @@ def _start(
     training_rows: NDArray[np.int64],
     output_dimension: int,
     loops: int,
+    is_fine: bool,
     old: _Old | None,
     validation: _Validation,
     threads: int,
     random: np.random.Generator,
 ) -> Start:
-    """Return maps that quantize uniformly, as normal numbers are best, with the better of two centres of queries."""
+    """Return maps that quantize uniformly, as normal numbers are best, with the best of three centres of queries."""
     rows = data.documents[: data.num_rows]
     dim = rows.shape[1]
     center = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -337,11 +357,10 @@ def _start(
         "searches": [] if old is None else [old.binarizer.fingerprint],
         "query_scale": 1.0,
         "has_scales": True,
+        "has_fine_queries": is_fine,
     }
     mean = (data.queries if len(data.queries) else rows).mean(axis=0, dtype=np.float64).astype(np.float32)
-    starts = [
-        Start(parameters, arrays | {"query_center": part * mean}, old_values) for part in (np.float32(0), np.float32(1))
-    ]
+    starts = [Start(parameters, arrays | {"query_center": np.float32(part) * mean}, old_values) for part in _CENTERS]
     return max(starts, key=lambda start: validation.recall(RecurrentBinarizer._of(start.parameters, start.arrays)))
 
 
