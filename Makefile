@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard cpp/*) CMakeLists.txt pyproject.toml
 
-.PHONY: demo test bench lint wheel clean
+.PHONY: demo test torture bench lint wheel clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.demo  ## build the engine and search the Python standard library with it
@@ -12,6 +12,10 @@ demo: $(VENV)/.demo  ## build the engine and search the Python standard library 
 
 test: $(VENV)/.test  ## every test; what a machine lacks (qemu, torch, shared data) is skipped by name
 	$(BIN)/pytest
+
+torture: $(VENV)/.test  ## kills, failing disks, damaged files, a soak, fuzzing; PARTS="soak --count 3600" for one, longer
+	$(BIN)/pip install --quiet atheris || echo "atheris could not be installed: nothing will be fuzzed"
+	cd tests && ../$(BIN)/python -m torture $(PARTS)
 
 bench: $(VENV)/.test  ## kernels beside their peers; for search: $(BIN)/python -m bench search DATA
 	$(BIN)/pip install --quiet maxsim-cpu numkong usearch muvera-python fastembed

@@ -54,7 +54,11 @@ def run(count: int, seed: int, progress: Any, names: tuple[str, ...] = TARGETS) 
             command += [f"-artifact_prefix={folder}/", "-print_final_stats=1", "-verbosity=0", "-max_len=65536"]
             ended = _run(command, count + _LATE)
             executions = re.search(r"stat::number_of_executed_units:\s*(\d+)", ended)
+            slowest = re.search(r"stat::slowest_unit_time_sec:\s*(\d+)", ended)
             figures[f"runs of {name}"] = int(executions[1]) if executions else 0
+            figures["slowest run in seconds"] = max(
+                figures.get("slowest run in seconds", 0), int(slowest[1]) if slowest else 0
+            )
             artifacts = [file for file in Path(folder).iterdir() if re.match(r"(crash|timeout|oom|slow)", file.name)]
             artifacts = [file for file in artifacts if not file.name.startswith("slow")]
             if artifacts or not executions:
@@ -76,4 +80,5 @@ def _run(command: list[str], timeout: float) -> str:
         )
     except subprocess.TimeoutExpired:
         return f"hangs: did not end {timeout} s after it was to"
-    return (ended.stdout + ended.stderr).decode(errors="replace")
+    lines = (ended.stdout + ended.stderr).decode(errors="replace").splitlines()
+    return "\n".join(line for line in lines if not line.startswith(("INFO:", "WARNING:")))
