@@ -102,6 +102,11 @@ class Writer:
             self._is_changing = True
             try:
                 yield self.snapshot
+            except BaseException:
+                if self._is_unsure:  # show what lies there, the old state or the new one
+                    with suppress(Exception):
+                        self._read_again(may_differ=True)
+                raise
             finally:
                 self._is_changing = False
 
@@ -244,7 +249,8 @@ class Writer:
 
     def _remove_unused(self) -> None:
         if self.path is not None and self.snapshot.manifest is not None:
-            storage.remove_unused(self.path, self.snapshot.manifest)
+            with suppress(OSError):  # the change is made; what is left the next writer removes
+                storage.remove_unused(self.path, self.snapshot.manifest)
 
 
 def _without(snapshot: Snapshot, rows: NDArray[np.int64]) -> list[Segment]:
