@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Iterator, MappingView, Sequence
+from collections.abc import Iterable, Iterator, KeysView, Sequence, ValuesView
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -298,7 +298,8 @@ def batches(
     if not isinstance(documents, Iterator):
         collection = as_token_vectors(documents, "documents")
         ids, metadata = (
-            list(values) if isinstance(values, (Iterator, MappingView)) else values for values in (ids, metadata)
+            list(values) if isinstance(values, (Iterator, KeysView, ValuesView)) else values
+            for values in (ids, metadata)
         )
         checked = _checked_ids(ids, len(collection), snapshot, seen)
         rows = check_metadata(metadata, len(collection))
