@@ -119,7 +119,10 @@ def _add(data: Data, scratch: Path, reducer: str) -> dict[str, Any]:
     documents = data.documents
     first = max(1, len(documents) // _GROWTH)
     index = ch.Index.build(
-        documents._run(0, first), path=scratch / f"add-{reducer}", reducer=reducer, num_threads=1  # type: ignore[arg-type]
+        documents._run(0, first),
+        path=scratch / f"add-{reducer}",
+        reducer=reducer,
+        num_threads=1,  # type: ignore[arg-type]
     )
     begin = time.perf_counter()
     for row in range(first, len(documents), _BATCH):
@@ -134,7 +137,7 @@ def _add(data: Data, scratch: Path, reducer: str) -> dict[str, Any]:
     }
 
 
-def _delete(data: Data, scratch: Path) -> dict[str, Any]:
+def _delete(_data: Data, scratch: Path) -> dict[str, Any]:
     with ch.Index.open(scratch / "add-fde", "a") as index:
         ids = np.random.default_rng(0).permutation(len(index))[: min(_DELETED, len(index) // 2)]
         begin = time.perf_counter()

@@ -484,6 +484,30 @@ def test_a_disk_that_fails_leaves_the_old_state(tmp_path, monkeypatch, broken):
     assert len(ch.Index.open(tmp_path, verify=True)) == 7
 
 
+def test_a_disk_that_fails_after_the_last_step_shows_the_new_state(tmp_path, monkeypatch):
+    index, documents = build(5, tmp_path)
+    model = Model(range(5), documents)
+    new = some_documents(RNG, 2)
+    index.delete(77)
+
+    def broken(*_):
+        raise OSError(5, "Input/output error")
+
+    for change, apply in (
+        (lambda: index.add(new, [50, 51]), lambda: model.put([50, 51], new, [None] * 2)),
+        (lambda: index.delete([1]), lambda: model.delete([1])),
+        (index.compact, lambda: None),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(catalogue, "sync_folder", broken)
+            with pytest.raises(OSError, match="Input/output error"):
+                change()
+        apply()
+        model.check(index)
+        model.check(ch.Index.open(tmp_path, verify=True))
+        assert len(folders(tmp_path)) == 1 + index.stats()["num_segments"]
+
+
 def test_no_room_for_merging_is_no_failure_to_add(tmp_path, monkeypatch):
     index, documents = build(5, tmp_path)
     model = Model(range(5), documents)

@@ -1,4 +1,4 @@
-"""The short form of the torture: kills, failing file calls, damaged files, a soak, fuzzing. `make torture` is the long one."""
+"""The short form of `make torture`: kills, failing file calls, damaged files, a soak, fuzzing."""
 
 import os
 import sys

@@ -271,8 +271,9 @@ class Index:
     ) -> int:
         """Add documents; one whose id is there already takes that document's place, with its metadata.
 
-        All of them are there when this returns, on disk and synced if the index has a folder; after an error, or a
-        crash before, none is. To add the same again changes nothing.
+        All of them are there when this returns, on disk and synced if the index has a folder; after an error none is,
+        and after a crash all or none (an OSError of the disk's may come after the last step: then all are). To add the
+        same again changes nothing.
 
         Args:
             documents: a collection; or an iterator of documents, arrays of shape (n_i, dim), of which some 65,000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Iterator, MappingView, Sequence
+from collections.abc import Iterable, Iterator, KeysView, Sequence, ValuesView
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,11 @@ class Writer:
             self._is_changing = True
             try:
                 yield self.snapshot
+            except BaseException:
+                if self._is_unsure:  # show what lies there, the old state or the new one
+                    with suppress(Exception):
+                        self._read_again(may_differ=True)
+                raise
             finally:
                 self._is_changing = False
 
@@ -245,7 +250,8 @@ class Writer:
 
     def _remove_unused(self) -> None:
         if self.path is not None and self.snapshot.manifest is not None:
-            storage.remove_unused(self.path, self.snapshot.manifest)
+            with suppress(OSError):  # the change is made; what is left the next writer removes
+                storage.remove_unused(self.path, self.snapshot.manifest)
 
 
 def _without(snapshot: Snapshot, rows: NDArray[np.int64]) -> list[Segment]:
@@ -333,7 +339,7 @@ def _gathered(
 
 
 def _listed(values: Any) -> Any:
-    return list(values) if isinstance(values, (Iterator, MappingView)) else values  # type: ignore[arg-type]
+    return list(values) if isinstance(values, (Iterator, KeysView, ValuesView)) else values
 
 
 def _iterator(values: Any, argument: str) -> Iterator[Any]:
