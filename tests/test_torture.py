@@ -1,4 +1,4 @@
-"""The short form of the torture: kills, failing file calls, damaged files, a soak, fuzzing. `make torture` is the long one."""
+"""Torture in short: kills, failing file calls, damaged files, a soak, fuzzing. `make torture` is the long form."""
 
 import os
 import sys

@@ -21,7 +21,7 @@ import numpy as np
 import chamfer as ch
 from torture import shim
 from torture.processes import Findings, run_child
-from torture.state import KINDS, PLANS, Operation, State, build, find_difference, random_operation
+from torture.state import KINDS, PLANS, Operation, State, build, find_difference, random_operation, random_state
 
 _TIMEOUT = 120.0
 
@@ -119,7 +119,7 @@ def _count_calls(work: Work, original: Path) -> dict[int, int]:
 
 def _collection(path: Path, plan: str, rng: np.random.Generator) -> State:
     """Save an index of three segments, with deleted documents."""
-    state = build(path, plan, rng, 8)
+    state = build(path, plan, random_state(plan, rng, 8))
     with ch.Index.open(path, "a") as index:
         for kind in ("add", "add", "delete"):
             operation = random_operation(rng, state, plan, kind)
