@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chamfer._files import locked_file
+from chamfer._files import locked_file, make_folder
 from chamfer.index import storage
 from chamfer.index.building import Wish, build_all, build_in_parts, live_metadata, merged_segment, new_segment
 from chamfer.index.filters import check_metadata
@@ -63,7 +63,7 @@ class Writer:
         """
         if self.path is None or self._is_locked:
             return
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         self._held.enter_context(locked_file(self.path / storage.LOCK))
         self._is_locked = True
 
