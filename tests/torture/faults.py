@@ -1,7 +1,8 @@
 """Faults: the n-th call on a file fails or is cut short, for each n until a change runs through.
 
-After each the process goes on: the index in memory answers as before or as after the change, the change can be made
-again, and the folder opens and equals the model.
+What a change acknowledges must be synced, with a fault or without. After one that raises, the process goes on: the
+index in memory answers as before or as after the change, the change can be made again, and the folder opens and equals
+the model.
 """
 
 from __future__ import annotations
@@ -186,6 +187,8 @@ def _change(operation: Operation, state: State) -> Work:
         arm()
         error = _attempt(lambda: operation.run(index), tell)
         assert not isinstance(error, ch.LockedIndexError), f"raised {error!r}, though nobody else writes"
+        left = shim.unsynced(path)
+        assert error is not None or not left, f"acknowledged, and not on disk: {left}"
         wanted = [after] if error is None else [state, after]
         differences = [find_difference(index, one, rng) for one in wanted]
         assert None in differences, f"{error!r}; then the open index is wrong: {differences}"
@@ -210,6 +213,8 @@ def _save(state: State) -> Work:
         index, copy = ch.Index.open(path), path.with_name("copy")
         arm()
         error = _attempt(lambda: index.save(copy), tell)
+        left = shim.unsynced(copy) if error is None else []
+        assert not left, f"acknowledged, and not on disk: {left}"
         difference = find_difference(index, state, rng)
         assert difference is None, f"{error!r}; then the open index is wrong: {difference}"
         index.save(copy)
