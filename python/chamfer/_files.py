@@ -37,6 +37,14 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those it is in, where there is none, and make their names durable."""
+    missing = [one for one in (path, *path.parents) if not one.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for one in missing:
+        sync_folder(one.parent)
+
+
 def sync_folder(path: Path) -> None:
     """Make the names in a folder durable, where the system has a way to."""
     if os.name == "nt":

@@ -397,9 +397,14 @@ class FaissCandidates:
             OSError: nobody can.
         """
         try:
-            self = cls(faiss.read_index(str(path)), dim)
+            try:
+                index = faiss.read_index(str(path))
+            except RuntimeError:
+                # FAISS does not tell a disk that fails from contents that do not fit: this raises OSError then.
+                file_checksum(path)
+                index = faiss.read_index(str(path))
+            self = cls(index, dim)
         except (RuntimeError, ValueError) as error:
-            file_checksum(path)  # raises OSError if the disk fails, which FAISS does not tell from wrong contents
             raise CorruptIndexError(f"{path}: not a FAISS index of {dim} dims ({_cause(error)})") from None
         self.description = description
         return self

@@ -1,7 +1,8 @@
 """Faults: the n-th call on a file fails or is cut short, for each n until a change runs through.
 
-After each the process goes on: the index in memory answers as before or as after the change, the change can be made
-again, and the folder opens and equals the model.
+What a change acknowledges must be synced, with a fault or without. After one that raises, the process goes on: the
+index in memory answers as before or as after the change, the change can be made again, and the folder opens and equals
+the model.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 import chamfer as ch
 from torture import shim
 from torture.processes import Findings, run_child
-from torture.state import KINDS, PLANS, Operation, State, build, find_difference, random_operation
+from torture.state import KINDS, PLANS, Operation, State, build, find_difference, random_operation, random_state
 
 _TIMEOUT = 120.0
 
@@ -119,7 +120,7 @@ def _count_calls(work: Work, original: Path) -> dict[int, int]:
 
 def _collection(path: Path, plan: str, rng: np.random.Generator) -> State:
     """Save an index of three segments, with deleted documents."""
-    state = build(path, plan, rng, 8)
+    state = build(path, plan, random_state(plan, rng, 8))
     with ch.Index.open(path, "a") as index:
         for kind in ("add", "add", "delete"):
             operation = random_operation(rng, state, plan, kind)
@@ -186,6 +187,8 @@ def _change(operation: Operation, state: State) -> Work:
         arm()
         error = _attempt(lambda: operation.run(index), tell)
         assert not isinstance(error, ch.LockedIndexError), f"raised {error!r}, though nobody else writes"
+        left = shim.unsynced(path)
+        assert error is not None or not left, f"acknowledged, and not on disk: {left}"
         wanted = [after] if error is None else [state, after]
         differences = [find_difference(index, one, rng) for one in wanted]
         assert None in differences, f"{error!r}; then the open index is wrong: {differences}"
@@ -210,6 +213,8 @@ def _save(state: State) -> Work:
         index, copy = ch.Index.open(path), path.with_name("copy")
         arm()
         error = _attempt(lambda: index.save(copy), tell)
+        left = shim.unsynced(copy) if error is None else []
+        assert not left, f"acknowledged, and not on disk: {left}"
         difference = find_difference(index, state, rng)
         assert difference is None, f"{error!r}; then the open index is wrong: {difference}"
         index.save(copy)

@@ -61,6 +61,53 @@ static int is_own_path(int directory, const char* path) {
 
 static int is_own_file(int file) { return file >= 0 && file < MOST_FILES && is_under[file]; }
 
+// ── what is not on disk yet ─────────────────────────────────────────────────────────────────────────────────────────
+
+// Inodes of files written, and of folders that got a name, since they were last synced: a power cut may take those back.
+static struct { dev_t device; ino_t inode; } unsynced[MOST_FILES];
+static int num_unsynced;
+
+static void note(const struct stat* of, int is_synced) {
+    for (int i = 0; i < num_unsynced; ++i) {
+        if (unsynced[i].device != of->st_dev || unsynced[i].inode != of->st_ino) continue;
+        if (is_synced) unsynced[i] = unsynced[--num_unsynced];
+        return;
+    }
+    if (is_synced || num_unsynced == MOST_FILES) return;
+    unsynced[num_unsynced].device = of->st_dev;
+    unsynced[num_unsynced++].inode = of->st_ino;
+}
+
+static void note_file(int file, int is_synced) {
+    struct stat of;
+    if (is_own_file(file) && fstat(file, &of) == 0) note(&of, is_synced);
+}
+
+// Note that a path, if it is one of ours, is a new name in its folder.
+static void note_name(const char* path) {
+    char parent[PATH_MAX];
+    struct stat of;
+    if (!is_own_path(-1, path) || snprintf(parent, sizeof parent, "%s", path) >= (int)sizeof parent) return;
+    char* slash = strrchr(parent, '/');
+    if (slash == NULL || slash == parent) return;
+    *slash = 0;
+    if (stat(parent, &of) == 0) note(&of, 0);
+}
+
+// Note that a file goes: its inode may be another's soon.
+static void note_end(const char* path) {
+    struct stat of;
+    if (is_own_path(-1, path) && lstat(path, &of) == 0 && of.st_nlink == 1) note(&of, 1);
+}
+
+// Return how many inodes are not synced, and which.
+int torture_unsynced(unsigned long long* inodes, int most) {
+    for (int i = 0; i < num_unsynced && i < most; ++i) inodes[i] = unsynced[i].inode;
+    return num_unsynced;
+}
+
+// ── what a call is to do ────────────────────────────────────────────────────────────────────────────────────────────
+
 static void die(void) {
     kill(getpid(), SIGKILL);
     for (;;) pause();
@@ -109,6 +156,7 @@ static int opened(int file, int is_own, enum action action) {
         int is_own = is_own_path(-1, path); \
         enum action action = next_action(OPEN, is_own); \
         if (action == FAIL) return -1; \
+        if (is_own && (flags & O_CREAT) && access(path, F_OK) != 0) note_name(path); \
         return opened(real(path, flags, mode), is_own, action); \
     }
 DEFINE_OPEN(open)
@@ -160,6 +208,7 @@ int fclose(FILE* stream) {
     if (action == FAIL) return -1; \
     int is_part = (action == SHORT || action == KILL_WITHIN) && size > 1; \
     ssize_t moved = is_part ? (part) : (whole); \
+    if (call == WRITE && moved > 0) note_file(file, 0); \
     after(action); \
     return moved
 
@@ -193,28 +242,29 @@ size_t fread(void* buffer, size_t size, size_t count, FILE* stream) {
 
 // ── the rest: done or not done ──────────────────────────────────────────────────────────────────────────────────────
 
-#define DO(call, is_own, result) \
+#define DO(call, is_own, result, noted) \
     enum action action = next_action(call, is_own); \
     if (action == FAIL) return -1; \
     int done = (result); \
+    if (done == 0) noted; \
     after(action); \
     return done
 
 int fsync(int file) {
     REAL(fsync);
-    DO(SYNC, is_own_file(file), real(file));
+    DO(SYNC, is_own_file(file), real(file), note_file(file, 1));
 }
 int fdatasync(int file) {
     REAL(fdatasync);
-    DO(SYNC, is_own_file(file), real(file));
+    DO(SYNC, is_own_file(file), real(file), note_file(file, 1));
 }
 int ftruncate(int file, off_t length) {
     REAL(ftruncate);
-    DO(TRUNCATE, is_own_file(file), real(file, length));
+    DO(TRUNCATE, is_own_file(file), real(file, length), note_file(file, 0));
 }
 int ftruncate64(int file, off64_t length) {
     REAL(ftruncate64);
-    DO(TRUNCATE, is_own_file(file), real(file, length));
+    DO(TRUNCATE, is_own_file(file), real(file, length), note_file(file, 0));
 }
 int posix_fallocate(int file, off_t offset, off_t length) {
     REAL(posix_fallocate);
@@ -226,27 +276,32 @@ int posix_fallocate(int file, off_t offset, off_t length) {
 }
 int rename(const char* from, const char* to) {
     REAL(rename);
-    DO(RENAME, is_own_path(-1, to), real(from, to));
+    note_end(to);
+    DO(RENAME, is_own_path(-1, to), real(from, to), note_name(to));
 }
 int renameat(int from_directory, const char* from, int to_directory, const char* to) {
     REAL(renameat);
-    DO(RENAME, is_own_path(to_directory, to), real(from_directory, from, to_directory, to));
+    DO(RENAME, is_own_path(to_directory, to), real(from_directory, from, to_directory, to), note_name(to));
 }
 int unlink(const char* path) {
     REAL(unlink);
-    DO(UNLINK, is_own_path(-1, path), real(path));
+    note_end(path);
+    DO(UNLINK, is_own_path(-1, path), real(path), (void)0);
 }
 int unlinkat(int directory, const char* path, int flags) {
     REAL(unlinkat);
-    DO(UNLINK, is_own_path(directory, path), real(directory, path, flags));
+    struct stat of;
+    int is_found = is_own_path(directory, path) && fstatat(directory, path, &of, AT_SYMLINK_NOFOLLOW) == 0;
+    DO(UNLINK, is_own_path(directory, path), real(directory, path, flags), if (is_found) note(&of, 1));
 }
 int rmdir(const char* path) {
     REAL(rmdir);
-    DO(UNLINK, is_own_path(-1, path), real(path));
+    note_end(path);
+    DO(UNLINK, is_own_path(-1, path), real(path), (void)0);
 }
 int mkdir(const char* path, mode_t mode) {
     REAL(mkdir);
-    DO(MKDIR, is_own_path(-1, path), real(path, mode));
+    DO(MKDIR, is_own_path(-1, path), real(path, mode), note_name(path));
 }
 
 #define DEFINE_MAP(name, position) \

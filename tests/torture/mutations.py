@@ -23,7 +23,7 @@ import numpy as np
 import chamfer as ch
 from torture import shim
 from torture.processes import Findings, run_child
-from torture.state import DIM, Document, State, build, find_difference, random_operation, read_state
+from torture.state import DIM, Document, State, build, find_difference, random_operation, random_state, read_state
 
 _TIMEOUT = 60.0
 _MOST_MEMORY = 2**30  # that opening a damaged file may take more
@@ -67,7 +67,7 @@ def run(count: int, seed: int, progress: Any) -> dict[str, Any]:
 
 def _collection(path: Path, plan: str, rng: np.random.Generator, *, is_killed: bool) -> State:
     """Save an index of several segments, with deleted documents."""
-    state = build(path, plan, rng)
+    state = build(path, plan, random_state(plan, rng))
     operations = []
     after = state
     for kind in ("add", "update", "add", "delete"):

@@ -62,6 +62,17 @@ def counts() -> dict[int, int]:
     return {1 << i: int(_library().torture_count(1 << i)) for i in range(9)}
 
 
+def unsynced(folder: Path) -> list[str]:
+    """Return what of a folder, and of the one it is in, was written and not synced: a power cut may undo that."""
+    inodes = (ctypes.c_ulonglong * 4096)()
+    found = set(inodes[: _library().torture_unsynced(inodes, len(inodes))])
+    entries = {"..": folder.parent, ".": folder, **{str(one.relative_to(folder)): one for one in folder.rglob("*")}}
+    names = [name for name, entry in entries.items() if entry.stat().st_ino in found]
+    # SQLite makes -shm anew, and what it has not moved from its log to the database is in the log.
+    spared = {"catalogue.sqlite-shm"} | ({"catalogue.sqlite"} if "catalogue.sqlite-wal" in entries else set())
+    return [name for name in names if name not in spared]
+
+
 def fast_folder() -> str | None:
     """Return a folder in memory, where syncing costs nothing, if there is one: for faults that do not need a disk."""
     return "/dev/shm" if Path("/dev/shm").is_dir() and os.access("/dev/shm", os.W_OK) else tempfile.gettempdir()

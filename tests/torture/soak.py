@@ -19,7 +19,7 @@ import numpy as np
 
 import chamfer as ch
 from torture.processes import Ending, Findings, run_children
-from torture.state import DIM, Document, Operation, State, build, find_difference, random_operation
+from torture.state import DIM, Document, Operation, State, build, find_difference, random_operation, random_state
 
 NUM_READERS = 8
 
@@ -36,7 +36,7 @@ def run(count: int, seed: int, progress: Any) -> dict[str, Any]:
     """Read and write for so many seconds, and return figures; `progress` is called with seconds."""
     with tempfile.TemporaryDirectory(prefix="chamfer-soak-") as folder:
         path = Path(folder) / "index"
-        first = build(path, _PLAN, np.random.default_rng(seed))
+        first = build(path, _PLAN, random_state(_PLAN, np.random.default_rng(seed)))
         operation = _with_beacon(Operation("add", {}), 0)
         with ch.Index.open(path, "a") as index:
             operation.run(index)

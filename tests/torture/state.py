@@ -89,11 +89,16 @@ def random_operation(rng: np.random.Generator, state: State, plan: str, kind: st
     return Operation(kind, {one: random_document(rng) for one in sorted(ids)})
 
 
-def build(path: Path, plan: str, rng: np.random.Generator, size: int = 20) -> State:
-    """Save an index in a folder, and return its state."""
+def random_state(plan: str, rng: np.random.Generator, size: int = 20) -> State:
+    """Return what an index may hold."""
     state = {make_id(i, plan): random_document(rng) for i in range(size)}
     first = make_id(0, plan)
     state[first] = Document(np.ones((2, DIM), np.float32), state[first].metadata)  # one at least has a vector
+    return state
+
+
+def build(path: Path, plan: str, state: State) -> State:
+    """Save an index of a state in a folder, and return the state."""
     reducer: Any = ch.FixedDimensionalEncoder(DIM, num_repetitions=2)
     rerank: Any = "exact"
     if plan == "coded":

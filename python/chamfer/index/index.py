@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from chamfer._files import locked_file
+from chamfer._files import locked_file, make_folder
 from chamfer._runtime import check_positive_int, resolve_num_threads
 from chamfer.index import catalogue, legacy, storage
 from chamfer.index.building import Wish, build_all, build_in_parts, check_budget
@@ -148,7 +148,7 @@ class Index:
             if insertion_order != "input":
                 raise ValueError("insertion_order: expected 'input' where memory_budget is given")
             folder = _folder(path or "")
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             with locked_file(folder / storage.LOCK):
                 made = build_in_parts(wish, collection, found_ids, rows, threads, progress, budget, folder)
                 snapshot = storage.write_whole(folder, Snapshot(*made), SearchSettings())
@@ -184,7 +184,7 @@ class Index:
                     writer.close()
             return
         storage.refuse_foreign(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         if is_own:
             writer.close()
         with locked_file(folder / storage.LOCK):
