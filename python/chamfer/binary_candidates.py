@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 
 from chamfer._archives import read_archive, write_archive
 from chamfer.binary import RecurrentCodes
-from chamfer.candidates import Candidates, most_are_found, near_the_top, translated
+from chamfer.candidates import Candidates, most_are_found, near_the_top
 from chamfer.errors import CorruptIndexError
+from chamfer.faiss_parts import (
+    translated,
+)
 from chamfer.recurrent import RecurrentBinarizer, check_matrix
 from chamfer.recurrent_lists import RecurrentLists
 from chamfer.sign_index import SignIndex

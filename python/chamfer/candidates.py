@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,30 +15,34 @@ from numpy.typing import NDArray
 from chamfer._containers import file_checksum
 from chamfer._sampling import spread
 from chamfer.errors import CorruptIndexError
+from chamfer.faiss_parts import (
+    QUERIES_AT_A_TIME,
+    add_in_order,
+    candidate_parameters,
+    cause_of,
+    faiss_threads,
+    id_keeper,
+    inside,
+    keeping_ids,
+    on_threads,
+    row_after,
+    selector_of,
+    translated,
+    widen,
+    writer_to,
+)
 
 # Encodings that a fast scan's codebooks, of 16 levels each, are fitted to.
 _FAST_SCAN_TRAINING = 2_048
 
-# FAISS shuffles what it is handed at a time: an order is kept by handing over a 50th of what is there, or so many.
-_STRETCH_SHARE = 50
-_STRETCH = 64
+# Those that FAISS tells of a selector. IndexPQ and the fast scans refuse it.
+_SELECTING = (faiss.IndexFlat, faiss.IndexScalarQuantizer, faiss.IndexIVF, faiss.IndexHNSW)
 
 # A local intrinsic dimension is estimated from the distances to so many nearest neighbours.
 _NEIGHBOURS = 20
 
 # Squared distances below this share of the encodings' mean square are those of equal ones, and rounding.
 _NO_DISTANCE = 1e-5
-
-QUERIES_AT_A_TIME = 32
-"""Queries that one FAISS call takes; each call runs on one thread: what a query finds cannot depend on num_threads."""
-
-EF_SEARCH = 128
-"""Nodes that a search of an HNSW graph looks at, or more (FAISS: 16).
-
-FAISS's 40 stay for building it: 200 take four times as long, find 0.992 instead of 0.986 of Flat's best 500 on 40,000
-documents, and fewer where encodings differ much in length (0.92 instead of 0.99 of 300 where norms spread by a factor
-of e): more nodes seen, more links pruned.
-"""
 
 
 class Candidates(Protocol):
@@ -161,7 +163,7 @@ class FaissCandidates:
                 made = faiss.index_factory(dim, index, faiss.METRIC_INNER_PRODUCT)
             except RuntimeError as error:
                 raise ValueError(
-                    f"candidates: FAISS cannot make an index of {dim} dims from {index!r}: {_cause(error)}"
+                    f"candidates: FAISS cannot make an index of {dim} dims from {index!r}: {cause_of(error)}"
                 ) from None
             self.description = index
             ivf = faiss.try_extract_index_ivf(made)
@@ -169,14 +171,14 @@ class FaissCandidates:
                 if ivf.nlist < 1:
                     raise ValueError(f"candidates: expected at least one inverted list, got {index!r}")
                 ivf.nprobe = default_nprobe(ivf.nlist)
-            _widen(made)
+            widen(made)
         elif isinstance(index, faiss.Index):
             # What is still empty will be filled: in a copy, so that the caller's can serve again.
             try:
                 made = faiss.clone_index(index) if index.ntotal == 0 else index
             except RuntimeError as error:
                 raise ValueError(
-                    f"candidates: FAISS cannot copy an empty {type(index).__name__}, fill it first: {_cause(error)}"
+                    f"candidates: FAISS cannot copy an empty {type(index).__name__}, fill it first: {cause_of(error)}"
                 ) from None
             self.description = type(index).__name__
         else:
@@ -208,7 +210,7 @@ class FaissCandidates:
     def num_lists(self) -> int | None:
         """Inverted lists, None if there are no such."""
         inner = self._index
-        while (wrapped := _inside(inner)) is not None:
+        while (wrapped := inside(inner)) is not None:
             inner = wrapped
         return int(inner.nlist) if isinstance(inner, faiss.IndexIVF) else None
 
@@ -229,7 +231,7 @@ class FaissCandidates:
             total += len(data)
             return len(data)
 
-        faiss.write_index(self._index, _writer(count))
+        faiss.write_index(self._index, writer_to(count))
         self._nbytes = total
         return total
 
@@ -253,10 +255,10 @@ class FaissCandidates:
     def add(self, encodings: NDArray[np.float32], num_threads: int, rows: NDArray[np.int64] | None = None) -> None:
         """Append encodings, shape (n, dim); they become the next rows, or these, inserted in the order given."""
         if self._next_row is None:
-            self._next_row = _row_after(self._index)
+            self._next_row = row_after(self._index)
         with self._translated("add encodings"), faiss_threads(num_threads):
             if rows is not None:
-                self._index = _keeping_ids(self._index)
+                self._index = keeping_ids(self._index)
                 add_in_order(self._index, encodings, rows)
             elif self._next_row == self._index.ntotal and not isinstance(self._index, faiss.IndexIDMap):
                 self._index.add(encodings)
@@ -272,9 +274,9 @@ class FaissCandidates:
         Raises:
             ValueError: FAISS cannot remove from such an index: a graph, or one that refines ("RFlat").
         """
-        index = _keeping_ids(self._index)  # without ids, FAISS moves up the rows that follow
+        index = keeping_ids(self._index)  # without ids, FAISS moves up the rows that follow
         if self._next_row is None:
-            self._next_row = _row_after(self._index)
+            self._next_row = row_after(self._index)
         with self._translated("remove encodings"), faiss_threads(1):
             num_removed = int(index.remove_ids(np.unique(rows).astype(np.int64)))
         self._index, self._nbytes = index, None
@@ -291,7 +293,7 @@ class FaissCandidates:
         None where FAISS cannot: graphs, and inverted lists of which some rows are left out.
         """
         made = self.empty_copy()
-        keeps_ids = _id_keeper(made._index) is not None
+        keeps_ids = id_keeper(made._index) is not None
         for part, rows in parts:
             assert isinstance(part, FaissCandidates)
             left_out = np.setdiff1d(np.arange(part.num_documents), rows)
@@ -313,7 +315,7 @@ class FaissCandidates:
     def takes_allowed(self) -> bool:
         """Whether FAISS can be told which rows it may find: not by scans of product quantizers, fast or not."""
         inner = self._index
-        while (wrapped := _inside(inner)) is not None:
+        while (wrapped := inside(inner)) is not None:
             inner = wrapped
         return isinstance(inner, _SELECTING)
 
@@ -347,12 +349,12 @@ class FaissCandidates:
         rows = np.empty((len(encodings), num_candidates), np.int64)
         selector = None
         if allowed is not None:
-            selector = _selector(np.packbits(allowed, bitorder="little"))
+            selector = selector_of(np.packbits(allowed, bitorder="little"))
 
         def search_stretch(begin: int) -> None:
             end = min(begin + QUERIES_AT_A_TIME, len(encodings))
             # Of its own: an IndexIDMap puts another selector in while it searches.
-            wide = _search_parameters(self._index, num_candidates, nprobe, selector)
+            wide = candidate_parameters(self._index, num_candidates, nprobe, selector)
             self._index.search(
                 encodings[begin:end], num_candidates, params=wide, D=scores[begin:end], I=rows[begin:end]
             )
@@ -379,7 +381,7 @@ class FaissCandidates:
                     raise
 
             try:
-                faiss.write_index(self._index, _writer(write))
+                faiss.write_index(self._index, writer_to(write))
             except Exception:
                 if failure:
                     raise failure[0] from None
@@ -405,7 +407,7 @@ class FaissCandidates:
                 index = faiss.read_index(str(path))
             self = cls(index, dim)
         except (RuntimeError, ValueError) as error:
-            raise CorruptIndexError(f"{path}: not a FAISS index of {dim} dims ({_cause(error)})") from None
+            raise CorruptIndexError(f"{path}: not a FAISS index of {dim} dims ({cause_of(error)})") from None
         self.description = description
         return self
 
@@ -434,199 +436,3 @@ def local_dimensions(
     total = -0.5 * np.log(shares).sum(axis=1)
     found: NDArray[np.float64] = np.divide(is_neighbour.sum(axis=1), total, out=np.zeros(len(total)), where=total > 0)
     return found
-
-
-# Those that FAISS tells of a selector. IndexPQ and the fast scans refuse it.
-_SELECTING = (faiss.IndexFlat, faiss.IndexScalarQuantizer, faiss.IndexIVF, faiss.IndexHNSW)
-
-
-# ── inside a FAISS index ────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _inside(index: Any) -> Any:
-    """Return what a FAISS index wraps (a transform, ids, a refinement), by its own class; None if it wraps nothing."""
-    if isinstance(index, (faiss.IndexPreTransform, faiss.IndexIDMap)):
-        return faiss.downcast_index(index.index)
-    return faiss.downcast_index(index.base_index) if isinstance(index, faiss.IndexRefine) else None
-
-
-def _widen(index: Any) -> None:
-    """Let searches of a new index look wider in its HNSW graph, be it of encodings or of the centres of lists."""
-    inner = _inside(index)
-    if inner is not None:
-        _widen(inner)
-    elif isinstance(index, faiss.IndexHNSW):
-        index.hnsw.efSearch = EF_SEARCH
-    elif isinstance(index, faiss.IndexIVF):
-        quantizer = faiss.downcast_index(index.quantizer)
-        if isinstance(quantizer, faiss.IndexHNSW):
-            quantizer.hnsw.efSearch = max(EF_SEARCH, index.nprobe)
-
-
-def _search_parameters(index: Any, num_candidates: int, nprobe: int | None, selector: Any = None) -> Any:
-    """Return search parameters for an HNSW graph to look at as many as are wanted, and so many lists to be probed.
-
-    None where the index's own do. FAISS stops when efSearch of those it has seen are nearer than what is left to look
-    at, fewer than wanted or not. With a selector, only ids that it takes are found.
-    """
-    if isinstance(index, faiss.IndexHNSW):
-        return looking_at(index.hnsw, num_candidates, selector)
-    if isinstance(index, faiss.IndexIVF):
-        return _probing_parameters(index, nprobe, selector)
-    inner = _inside(index)
-    if inner is None:
-        return None if selector is None else search_parameters("SearchParameters", sel=selector)
-    if isinstance(index, faiss.IndexRefine):
-        within = _search_parameters(inner, int(num_candidates * index.k_factor), nprobe, selector)
-        return within and search_parameters(
-            "IndexRefineSearchParameters", k_factor=index.k_factor, base_index_params=within
-        )
-    within = _search_parameters(inner, num_candidates, nprobe, selector)
-    if isinstance(index, faiss.IndexPreTransform):
-        return within and search_parameters("SearchParametersPreTransform", index_params=within)
-    return within
-
-
-def _probing_parameters(index: Any, nprobe: int | None, selector: Any) -> Any:
-    if nprobe is None and selector is None:
-        return None
-    nprobe = min(index.nprobe if nprobe is None else nprobe, int(index.nlist))
-    quantizer = faiss.downcast_index(index.quantizer)
-    own = {"nprobe": nprobe, "max_codes": index.max_codes}
-    if isinstance(quantizer, faiss.IndexHNSW):
-        own["quantizer_params"] = looking_at(quantizer.hnsw, nprobe)
-    if selector is not None:
-        own["sel"] = selector
-    return search_parameters("SearchParametersIVF", **own)
-
-
-def looking_at(graph: Any, num_nodes: int, selector: Any = None) -> Any:
-    """Return search parameters: an HNSW graph's own, but for an efSearch of at least so many."""
-    own = {} if selector is None else {"sel": selector}
-    return search_parameters(
-        "SearchParametersHNSW",
-        efSearch=max(graph.efSearch, num_nodes),
-        check_relative_distance=graph.check_relative_distance,
-        bounded_queue=graph.search_bounded_queue,
-        **own,
-    )
-
-
-def search_parameters(kind: str, **values: Any) -> Any:
-    """Return search parameters of a kind of FAISS's: its stubs do not know how these are made."""
-    return getattr(faiss, kind)(**values)
-
-
-def _selector(bits: Any) -> Any:
-    return faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg]  # its stub is SWIG's, not that of FAISS's wrapper
-
-
-def _id_keeper(index: Any) -> Any:
-    """Return what keeps ids in an index: inverted lists have them beside the codes; None if nothing does."""
-    core = _inside(index) if isinstance(index, faiss.IndexPreTransform) else index
-    return core if isinstance(core, (faiss.IndexIVF, faiss.IndexIDMap)) else None
-
-
-def _keeping_ids(index: Any) -> Any:
-    """Return an index that keeps ids: this one, or one around it, whose ids so far are 0, 1, 2, ..."""
-    if _id_keeper(index) is not None:
-        return index
-    if index.ntotal == 0:
-        return faiss.IndexIDMap(index)
-    # FAISS makes one around an empty index only.
-    around: Any = faiss.IndexIDMap(faiss.IndexFlat(index.d, index.metric_type))
-    owned = index.thisown
-    around.index, around.ntotal, around.is_trained = index, index.ntotal, index.is_trained
-    index.thisown = owned  # which setting it as a member took away
-    around.referenced_objects = [index]
-    faiss.copy_array_to_vector(np.arange(index.ntotal), around.id_map)
-    return around
-
-
-def _row_after(index: Any) -> int:
-    """Return the row after the highest in an index."""
-    keeper = _id_keeper(index)
-    if keeper is None or index.ntotal == 0:
-        return int(index.ntotal)
-    if isinstance(keeper, faiss.IndexIDMap):
-        return int(faiss.vector_to_array(keeper.id_map).max()) + 1
-    return 1 + max(int(rows.max(initial=-1)) for rows in rows_of_lists(keeper.invlists))
-
-
-def rows_of_lists(lists: Any) -> list[NDArray[np.int64]]:
-    """Return the ids in each of FAISS's inverted lists."""
-    sizes = [lists.list_size(i) for i in range(lists.nlist)]
-    return [faiss.rev_swig_ptr(lists.get_ids(i), size).astype(np.int64) for i, size in enumerate(sizes)]
-
-
-def trained_centres(encodings: NDArray[np.float32], num_lists: int, num_threads: int) -> NDArray[np.float32]:
-    """Return the centres of inverted lists, shape (num_lists, dim): spherical k-means, for the inner product."""
-    dim = encodings.shape[1]
-    lists = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, num_lists, faiss.METRIC_INNER_PRODUCT)
-    with faiss_threads(num_threads):
-        lists.train(encodings)
-    return np.ascontiguousarray(faiss.downcast_index(lists.quantizer).reconstruct_n(0, num_lists), np.float32)
-
-
-def add_in_order(index: Any, codes: NDArray[Any], rows: NDArray[np.int64]) -> None:
-    """Add encodings, or binary codes, to an index that keeps ids, in the order given as near as FAISS allows."""
-    begin = 0
-    while begin < len(rows):
-        end = begin + max(_STRETCH, index.ntotal // _STRETCH_SHARE)
-        index.add_with_ids(codes[begin:end], rows[begin:end])
-        begin = end
-
-
-def _writer(write: Callable[[bytes], int]) -> Any:
-    """Return a FAISS writer that calls write(bytes)."""
-    return faiss.PyCallbackIOWriter(write)  # type: ignore[attr-defined]  # not in its stubs
-
-
-_in_forked_child = False
-
-
-def _mark_forked_child() -> None:
-    global _in_forked_child
-    _in_forked_child = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_mark_forked_child)
-
-
-@contextmanager
-def faiss_threads(num_threads: int) -> Iterator[None]:
-    """Let FAISS use so many threads in this block: OpenMP's number, which belongs to the calling thread."""
-    before = faiss.omp_get_max_threads()
-    # The parent's OpenMP threads do not exist in a forked child, where waiting for them would take for ever.
-    faiss.omp_set_num_threads(1 if _in_forked_child else num_threads)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
-
-
-def on_threads(work: Callable[[int], None], items: Sequence[int], num_threads: int) -> None:
-    """Call work(item) for each item, with FAISS on one thread in each of ours."""
-    if num_threads == 1 or len(items) < 2:
-        with faiss_threads(1):
-            for item in items:
-                work(item)
-        return
-    workers = min(num_threads, len(items))
-    with ThreadPoolExecutor(workers, initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
-        list(pool.map(work, items))
-
-
-@contextmanager
-def translated(doing: str, description: str) -> Iterator[None]:
-    """Turn FAISS's errors into ValueError that names the argument."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise ValueError(f"candidates: FAISS cannot {doing} with {description!r}: {_cause(error)}") from None
-
-
-def _cause(error: Exception) -> str:
-    """Return the part of FAISS's message that speaks to a user: it starts with the C++ function, file and line."""
-    return str(error).rsplit(": ", 1)[-1].strip() or str(error)

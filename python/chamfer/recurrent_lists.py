@@ -10,7 +10,12 @@ from numpy.typing import NDArray
 from chamfer import _core
 from chamfer._runtime import resolve_isa
 from chamfer.binary import RecurrentCodes, sdc_topk
-from chamfer.candidates import QUERIES_AT_A_TIME, default_nprobe, on_threads, trained_centres
+from chamfer.candidates import default_nprobe
+from chamfer.faiss_parts import (
+    QUERIES_AT_A_TIME,
+    on_threads,
+    trained_centres,
+)
 from chamfer.recurrent import RecurrentBinarizer
 
 # Encodings whose products with all centres are held at once.

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chamfer.binary import RecurrentCodes
-from chamfer.candidates import (
+from chamfer.candidates import default_nprobe
+from chamfer.faiss_parts import (
     EF_SEARCH,
     QUERIES_AT_A_TIME,
     add_in_order,
-    default_nprobe,
     faiss_threads,
     looking_at,
     on_threads,
