@@ -20,6 +20,7 @@ from chamfer.faiss_parts import (
     add_in_order,
     candidate_parameters,
     cause_of,
+    clear_unused,
     faiss_threads,
     id_keeper,
     inside,
@@ -279,6 +280,7 @@ class FaissCandidates:
             self._next_row = row_after(self._index)
         with self._translated("remove encodings"), faiss_threads(1):
             num_removed = int(index.remove_ids(np.unique(rows).astype(np.int64)))
+            clear_unused(index)
         self._index, self._nbytes = index, None
         return num_removed
 
@@ -308,6 +310,7 @@ class FaissCandidates:
                 made._index.merge_from(codes, made._index.ntotal if keeps_ids else 0)
             except RuntimeError:
                 return None
+        clear_unused(made._index)
         made._next_row = None
         return made if made.num_documents == sum(len(rows) for _, rows in parts) else None
 

@@ -110,6 +110,32 @@ def selector_of(bits: NDArray[np.uint8]) -> Any:
     return faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg,arg-type]  # its stub is SWIG's, not that of FAISS's wrapper
 
 
+def clear_unused(index: Any) -> None:
+    """Zero what a fast scan's last blocks hold beyond their codes: FAISS leaves removed codes there, and adds by OR."""
+    while (wrapped := inside(index)) is not None:
+        index = wrapped
+    if isinstance(index, faiss.IndexFastScan):
+        packer: Any = index.get_CodePacker()
+        codes: Any = faiss.rev_swig_ptr(index.codes.data(), index.codes.size())
+        _clear_last_block(packer, codes, int(index.ntotal))
+    elif isinstance(index, faiss.IndexIVFFastScan):
+        packer, lists = index.get_CodePacker(), index.invlists
+        for i in range(index.nlist):
+            size = int(lists.list_size(i))
+            num_bytes = -(-size // packer.nvec) * packer.block_size
+            if size:
+                _clear_last_block(packer, faiss.rev_swig_ptr(lists.get_codes(i), num_bytes), size)
+
+
+def _clear_last_block(packer: Any, codes: NDArray[np.uint8], size: int) -> None:
+    block, used = divmod(size, packer.nvec)
+    if used:
+        last = codes[block * packer.block_size :][: packer.block_size][None]
+        nothing = np.zeros(packer.code_size, np.uint8)
+        for place in range(used, packer.nvec):
+            packer.pack_1(nothing, place, last)
+
+
 def id_keeper(index: Any) -> Any:
     """Return what keeps ids in an index: inverted lists have them beside the codes; None if nothing does."""
     core = inside(index) if isinstance(index, faiss.IndexPreTransform) else index
