@@ -13,7 +13,9 @@ from chamfer.cascade import Cascade, CascadeStage
 from chamfer.parts import Parts
 from samples import integer_vectors, off_centre_collection, ragged
 
-CODED = ("float16", "bfloat16", "int8", "scalar:4", "scalar:2", "binary")
+PLAIN = ("int8", "scalar:4", "scalar:2", "binary")
+ROTATED = ("recurrent:4", "recurrent:2", "recurrent:1")
+CODED = ("float16", "bfloat16", *PLAIN, *ROTATED)
 
 
 def all_rows(queries, documents):
@@ -65,7 +67,16 @@ def check(cascade, queries, rows, k, budgets, margin):
 
 @pytest.mark.parametrize("margin", [0, 1, 4, np.inf])
 @pytest.mark.parametrize(
-    "names", [("exact",), ("int8",), ("scalar:2", "exact"), ("binary", "int8", "exact"), ("scalar:4", "float16")]
+    "names",
+    [
+        ("exact",),
+        ("int8",),
+        ("scalar:2", "exact"),
+        ("binary", "int8", "exact"),
+        ("scalar:4", "float16"),
+        ("recurrent:1", "recurrent:4", "exact"),
+        ("recurrent:2", "scalar:4"),
+    ],
 )
 def test_stages_hand_on_what_the_definition_says(documents, queries, names, margin):
     cascade = Cascade.build(documents, names, queries)
@@ -184,8 +195,9 @@ def test_the_error_is_what_its_definition_says(documents, queries, name, with_qu
     assert stage.error > 0
 
 
-def test_errors_grow_as_codes_shrink(documents, queries):
-    errors = [Cascade.build(documents, [name], queries).stages[0].error for name in CODED[2:]]
+@pytest.mark.parametrize("names", [PLAIN, ROTATED])
+def test_errors_grow_as_codes_shrink(documents, queries, names):
+    errors = [Cascade.build(documents, [name], queries).stages[0].error for name in names]
     assert errors == sorted(errors)
 
 
@@ -204,11 +216,13 @@ def test_a_collection_of_one_or_without_queries_to_measure_with_builds(documents
 
 
 def test_default_budgets_are_at_least_k_and_widest_for_the_shortest_codes(documents):
-    cascade = Cascade.build(documents, ["binary", "scalar:2", "int8", "exact"])
+    cascade = Cascade.build(documents, ["binary", "recurrent:1", "recurrent:2", "recurrent:4", "int8", "exact"])
     for k in (1, 10, 1000):
         budgets = cascade.default_budgets(k)
-        assert k <= budgets[2] < budgets[1] < budgets[0]
-    assert cascade.default_budgets(10) == (140, 50, 22)
+        assert k <= budgets[-1] < budgets[-2]
+        assert list(budgets) == sorted(set(budgets), reverse=True)
+    assert cascade.default_budgets(10) == (140, 60, 34, 24, 22)
+    assert Cascade.build(documents, ["scalar:2", "scalar:4", "exact"]).default_budgets(10) == (50, 24)
 
 
 def test_defaults_find_the_exact_top_10_of_real_vectors():
@@ -218,7 +232,8 @@ def test_defaults_find_the_exact_top_10_of_real_vectors():
     queries = demo.queries.select(range(0, len(demo.queries), 4))
     rows = all_rows(queries, demo.documents)
     best = ch.maxsim_topk(queries, demo.documents, 10)[1]
-    for names in (("scalar:2", "exact"), ("int8", "exact"), ("scalar:4", "exact"), ("binary", "exact")):
+    for name in (*PLAIN, *ROTATED):
+        names = (name, "exact")
         found = Cascade.build(demo.documents, names).run(queries, rows, 10)
         share = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found.rows, best, strict=True)])
         assert share > 0.985, names
@@ -233,6 +248,7 @@ def test_defaults_find_the_exact_top_10_of_real_vectors():
         ([], ValueError, "names: expected at least one stage"),
         (["exact", "int8"], ValueError, "names: .*in the order binary, .*exact; got"),
         (["int8", "scalar:4", "exact"], ValueError, "names: .*in the order binary, .*exact; got"),
+        (["recurrent:2", "scalar:2", "exact"], ValueError, "names: .*scalar:2, recurrent:2, .*; got"),
         (["int8", "int8"], ValueError, "names: .*none twice"),
         (["int9"], ValueError, "names: expected stages out of .*got 'int9'"),
         ([8], TypeError, "names: expected names of stages, got int"),

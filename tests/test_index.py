@@ -242,13 +242,16 @@ def test_each_stage_has_its_time_and_count_and_bytes(documents, queries):
     assert list(carved.timings) == ["encode", "candidates", "carve", *stages, "total"]
 
 
-def test_reranking_is_the_cascade_of_the_candidates(documents, queries):
-    index = ch.Index.build(documents, rerank=["scalar:2", "exact"], queries=queries)
+@pytest.mark.parametrize("stages", [["scalar:2", "exact"], ["recurrent:1", "recurrent:2", "recurrent:4"]], ids=str)
+def test_reranking_is_the_cascade_of_the_candidates(tmp_path, documents, queries, stages):
+    index = ch.Index.build(documents, rerank=stages, queries=queries)
     rows = index._snapshot.find(index._snapshot.model.reducer.encode_queries(queries), 100, 1)[1]
-    expected = Cascade.build(documents, ["scalar:2", "exact"], queries).run(queries, rows, 5)
-    found = index.search(queries, 5, num_candidates=100)
-    np.testing.assert_array_equal(found.ids, expected.rows)
-    np.testing.assert_array_equal(found.scores, expected.scores)
+    expected = Cascade.build(documents, stages, queries).run(queries, rows, 5)
+    index.save(tmp_path)
+    for one in (index, ch.Index.open(tmp_path, verify=True)):
+        found = one.search(queries, 5, num_candidates=100)
+        np.testing.assert_array_equal(found.ids, expected.rows)
+        np.testing.assert_array_equal(found.scores, expected.scores)
 
 
 def test_a_cascade_ends_with_the_exact_scores_of_what_it_found(demo):
