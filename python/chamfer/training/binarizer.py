@@ -89,7 +89,7 @@ def fit_binarizer(
     A binarizer that is compatible with an older one takes on its numbers. The old encoder being the eighth layer of the
     new one, queries of 1,024 bits find so many of the documents judged relevant to them (of the new encoder's exact top
     10): old ones in old codes 0.777 (0.651), new ones in old codes 0.894 (0.822), in new codes 0.894 (0.843); without
-    compatibility in old codes 0.008 (0.003), in new codes 0.907 (0.921). See docs/upgrade.md.
+    compatibility in old codes 0.008 (0.003), in new codes 0.907 (0.921), all without fine queries. See docs/upgrade.md.
 
     Args:
         x: numbers, shape (n, dim), n at least 64: the vectors that are to be searched, or a sample of them.
