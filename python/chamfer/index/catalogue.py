@@ -18,6 +18,7 @@ from typing import Any
 
 import xxhash
 
+from chamfer._containers import file_checksum
 from chamfer._files import replace_file, sync_folder
 from chamfer.errors import CorruptIndexError, LockedIndexError
 
@@ -108,8 +109,8 @@ def create(path: Path) -> None:
             connection.execute("PRAGMA journal_mode = WAL")  # stays with the file, which then never has a journal
         with replace_file(path / CATALOGUE) as file:
             file.write(temporary.read_bytes())
-    except sqlite3.Error as error:
-        raise _translated(path, error) from None
+    except sqlite3.Error as error:  # of a file that is new: the disk's
+        raise OSError(f"{temporary}: {error}") from None
     finally:
         for entry in path.glob(f".{CATALOGUE}.new*"):
             with suppress(OSError):
@@ -375,4 +376,11 @@ def _translated(path: Path, error: sqlite3.Error) -> Exception:
             return LockedIndexError(f"{path}: somebody kept the catalogue for {_WAIT_SECONDS:.0f} s; try again")
         if any(word in text for word in ("full", "I/O", "i/o", "open", "readonly", "permission")):
             return OSError(f"{path / CATALOGUE}: {text}")
+    try:
+        for file in path.glob(f"{CATALOGUE}*"):  # SQLite calls some reads that fail damage
+            file_checksum(file)
+    except FileNotFoundError:
+        pass
+    except OSError as failure:
+        return failure
     return CorruptIndexError(f"{path / CATALOGUE}: damaged ({text})")
