@@ -181,9 +181,10 @@ def _attempt(act: Callable[[], Any], tell: Callable[[Any], None]) -> Any:
 
 def _check_synced(path: Path) -> None:
     """Raise AssertionError if something of the state of a folder is not on disk; what no state has may be."""
+    left = shim.unsynced(path)  # first: reading makes files of SQLite's
     manifest = catalogue.read(path)[0]
     used = {manifest.model, *(record.name for record in manifest.segments)}
-    names = [name for name in shim.unsynced(path) if not re.match("[sm]-", name) or name.split("/")[0] in used]
+    names = [name for name in left if not re.match("[sm]-", name) or name.split("/")[0] in used]
     assert not names, f"acknowledged, and not on disk: {names}"
 
 
