@@ -1,6 +1,6 @@
 """Torture: kills, failing disks, damaged files, many processes, and fuzzing, until something breaks.
 
-    make torture                                # all of it, some 20 minutes, with a table of figures at the end
+    make torture                                # all of it, some 25 minutes, with a table of figures at the end
     cd tests && ../.venv/bin/python -m torture kills --count 500 --seed 7
     cd tests && ../.venv/bin/python -m torture --quick
 
