@@ -105,7 +105,7 @@ def _with_beacon(operation: Operation, number: int) -> Operation:
     if operation.kind.startswith("add"):
         vectors = np.full((3, DIM), number % 1000 / 1000, np.float32)
         documents[_BEACON] = Document(vectors, {"year": 2000, "change": number})
-    return Operation(operation.kind, documents)
+    return Operation(operation.kind if documents else "compact", documents)
 
 
 def _history(first: State, seed: int) -> Iterator[tuple[Operation, State]]:
