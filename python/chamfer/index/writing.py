@@ -65,9 +65,17 @@ class Writer:
         """
         if self.path is None or self._is_locked:
             return
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._held.enter_context(locked_file(self.path / storage.LOCK))
-        self._is_locked = True
+        self.hold(locked_file(self.path / storage.LOCK))
+
+    def hold(self, lock: AbstractContextManager[Any]) -> None:
+        """Take this lock, which is the folder's, and keep it until `close`."""
+        held = ExitStack()
+        held.enter_context(lock)
+        self._held, self._holder = held, os.getpid()
+
+    @property
+    def _is_locked(self) -> bool:
+        return self._holder == os.getpid()
 
     def close(self) -> None:
         """Give the lock back."""
