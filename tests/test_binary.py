@@ -368,3 +368,18 @@ def test_queries_of_another_kind_are_refused(queries, error, message):
     codes = RecurrentCodes.from_levels(np.zeros((3, 4), np.uint8), 2)
     with pytest.raises(error, match=message):
         chamfer.sdc_topk(queries, codes, 1)
+
+
+def test_signs_of_recurrent_codes_are_searched_as_their_bits():
+    rng = np.random.default_rng(8)
+    codes = chamfer.RecurrentCodes.from_levels(rng.integers(0, 4, (40, 20), dtype=np.uint8), 2)
+    queries = chamfer.RecurrentCodes.from_levels(rng.integers(0, 16, (3, 20), dtype=np.uint8), 4)
+    for found, expected in zip(
+        chamfer.hamming_topk(queries, codes, 5),
+        chamfer.hamming_topk(queries.to_bits(), codes.to_bits(), 5),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(found, expected)
+    others = chamfer.RecurrentCodes.from_levels(rng.integers(0, 4, (40, 21), dtype=np.uint8), 2)
+    with pytest.raises(ValueError, match="query_codes: expected dim 21 as the codes, got 20"):
+        chamfer.hamming_topk(queries, others, 5)

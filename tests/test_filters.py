@@ -124,7 +124,7 @@ def test_what_lacks_a_key_fits_no_comparison():
     assert fitting("not x == 3") == [0, 1, 2, 4]
     assert fitting("x is None") == [0, 1, 2]
     assert fitting("x == '3' and x > ''") == [4]
-    assert fitting("x in (None, 3)") == [3]
+    assert fitting("x is None or x in (3, 4)") == [0, 1, 2, 3]
 
 
 def test_kept_masks_are_few(monkeypatch):
@@ -152,6 +152,7 @@ def test_kept_masks_are_few(monkeypatch):
         "a == 1j",
         "a == ...",
         "a == None",
+        "a in (None, 3)",
         "a in b",
         "a in 'text'",
         "'x' in a",

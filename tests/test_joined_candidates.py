@@ -9,7 +9,7 @@ from chamfer.candidates import FaissCandidates
 DIM = 32
 JOINED = ["Flat", "SQ8", "SQfp16", "PQ32x4fs", "PQ16", "OPQ16,PQ16x4fs", "PCA16,Flat"]
 LISTS = ["IVF8,Flat", "IVF8,SQ8", "IVF8,PQ32x4fs"]
-SELECTING = ["Flat", "SQ8", "PCA16,Flat", *LISTS, "HNSW8", "HNSW8,SQ8", "PCA16,IVF8,SQ8"]
+SELECTING = ["Flat", "SQ8", "PCA16,Flat", *LISTS, "PCA16,IVF8,SQ8"]
 
 
 def encodings(n, seed=0):
@@ -43,8 +43,13 @@ def test_joined_candidates_are_those_of_all(kind, drops):
     assert found.num_documents == expected.num_documents
     for one in (found, expected):
         one.add(encodings(40, 5), 1)
-    for a, b in zip(found.search(encodings(20, 6), 30, 1), expected.search(encodings(20, 6), 30, 1), strict=True):
-        np.testing.assert_array_equal(a, b)
+    (scores, rows), wanted = found.search(encodings(20, 6), 30, 1), expected.search(encodings(20, 6), 30, 1)
+    if "," in kind and kind not in LISTS:  # what is turned first differs in the last bit with the size of a batch
+        np.testing.assert_allclose(scores, wanted[0], rtol=1e-5, atol=1e-5)
+        assert (rows == wanted[1]).mean() > 0.97
+    else:
+        np.testing.assert_array_equal(scores, wanted[0])
+        np.testing.assert_array_equal(rows, wanted[1])
 
 
 @pytest.mark.parametrize("kind", ["PQ32x4fs", "IVF8,PQ32x4fs", "SQ8", "IVF8,Flat"])
@@ -90,6 +95,6 @@ def test_rows_of_an_index_that_keeps_ids_may_be_chosen_by_many_threads():
             np.testing.assert_array_equal(a, b)
 
 
-def test_product_quantizers_cannot_be_told():
-    assert not trained("PQ32x4fs").takes_allowed
-    assert not trained("PQ16").takes_allowed
+@pytest.mark.parametrize("kind", ["PQ32x4fs", "PQ16", "HNSW8"])
+def test_others_are_not_told(kind):
+    assert not trained(kind).takes_allowed

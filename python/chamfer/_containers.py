@@ -11,6 +11,7 @@ n bytes   JSON: format, length of the file, parameters, and of each array dtype,
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import struct
 from collections.abc import Mapping, Sequence
@@ -59,7 +60,8 @@ def write_container(
     }
     for name, parts in arrays.items():
         shape = [sum(len(part) for part in parts), *parts[0].shape[1:]]
-        dtype = f"{parts[0].dtype.kind}{parts[0].dtype.itemsize}"
+        widest = np.result_type(*parts)
+        dtype = f"{widest.kind}{widest.itemsize}"
         entries[name] = {"dtype": dtype, "shape": shape, "offset": "0" * 16, "checksum": "0" * 16}
     size = len(json.dumps(header).encode())
     with path.open("xb") as file:
@@ -119,7 +121,8 @@ class Container:
         if (size := path.stat().st_size) != length:
             raise CorruptIndexError(f"{path}: expected {length} bytes, got {size}")
         try:
-            self.arrays = {name: self._map(entry, length) for name, entry in self._entries.items()}
+            whole = np.memmap(path, np.uint8, "r")  # once: each map of its own would keep a file descriptor
+            self.arrays = {name: _view(whole, entry) for name, entry in self._entries.items()}
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise CorruptIndexError(f"{path}: its header does not fit its contents ({error})") from None
 
@@ -136,17 +139,6 @@ class Container:
         header: dict[str, Any] = json.loads(text)
         return header
 
-    def _map(self, entry: dict[str, Any], length: int) -> NDArray[Any]:
-        dtype, shape, begin = np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"]), int(entry["offset"], 16)
-        num_bytes = dtype.itemsize * int(np.prod(shape, dtype=object))
-        if min(shape, default=0) < 0 or begin < 0 or begin + num_bytes > length:
-            raise ValueError("an array lies outside the file")
-        if not isinstance(entry["checksum"], str):
-            raise TypeError("an array has no checksum")
-        if num_bytes == 0:
-            return np.empty(shape, dtype)
-        return np.memmap(self.path, dtype, "r", begin, shape).view(np.ndarray)
-
     def verify(self, names: Sequence[str]) -> None:
         """Compare these arrays with their checksums.
 
@@ -162,6 +154,37 @@ class Container:
                     f"{self.path}: {name} changed since they were written (checksum differs); "
                     "restore the folder from a copy, or see `chamfer verify`"
                 )
+
+
+def _view(whole: NDArray[np.uint8], entry: dict[str, Any]) -> NDArray[Any]:
+    dtype, shape, begin = np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"]), int(entry["offset"], 16)
+    num_bytes = dtype.itemsize * int(np.prod(shape, dtype=object))
+    if min(shape, default=0) < 0 or begin < 0 or begin % _PAGE or begin + num_bytes > len(whole):
+        raise ValueError("an array lies outside the file")
+    if not isinstance(entry["checksum"], str):
+        raise TypeError("an array has no checksum")
+    return np.ndarray(shape, dtype, whole, begin)
+
+
+def mapped_array(array: Any) -> np.memmap[Any, Any] | None:
+    """Return the memory map that an array is a view of, as it was opened; None if it lies in memory."""
+    found = None
+    while array is not None:
+        found = array if isinstance(array, np.memmap) else found
+        array = getattr(array, "base", None)
+    return found
+
+
+def advise(array: NDArray[Any], advice: str) -> None:
+    """Tell the system how a mapped array is read, by the name of mmap's constant; nothing is done to another."""
+    base: Any = mapped_array(array)
+    mapped = getattr(base, "_mmap", None)
+    option = getattr(mmap, advice, None)
+    if mapped is None or option is None or array.nbytes == 0 or base.mode != "r":  # what was written would be lost
+        return
+    begin = array.__array_interface__["data"][0] - base.__array_interface__["data"][0]
+    begin -= begin % mmap.PAGESIZE
+    mapped.madvise(option, begin, min(array.nbytes, len(mapped) - begin))
 
 
 def file_checksum(path: Path) -> str:

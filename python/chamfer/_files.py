@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -10,6 +11,11 @@ from pathlib import Path
 from typing import IO
 
 from chamfer.errors import LockedIndexError
+
+if os.name == "nt":  # here, and not where it is used: at the interpreter's end nothing can be imported
+    import msvcrt
+else:
+    import fcntl
 
 
 @contextmanager
@@ -66,7 +72,9 @@ def locked_file(path: Path) -> Iterator[None]:
     with path.open("ab") as file:
         try:
             _lock(file)
-        except OSError:
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
+                raise
             raise LockedIndexError(
                 f"{path.parent}: somebody else is writing to it, or has it open with mode='a'; "
                 "try again when that has ended"
@@ -81,18 +89,12 @@ def locked_file(path: Path) -> Iterator[None]:
 
 def _lock(file: IO[bytes]) -> None:
     if os.name == "nt":
-        import msvcrt
-
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
     else:
-        import fcntl
-
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _unlock(file: IO[bytes]) -> None:
     """Let go a lock now, and not when the last forked child that inherited the file has ended."""
     if os.name != "nt":
-        import fcntl
-
         fcntl.flock(file.fileno(), fcntl.LOCK_UN)

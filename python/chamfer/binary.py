@@ -14,7 +14,12 @@ MAX_DIM = 2**20 - 1
 
 
 def hamming_topk(
-    query_codes: ArrayLike, codes: ArrayLike, k: int, *, num_threads: int | None = None, isa: str | None = None
+    query_codes: ArrayLike | RecurrentCodes,
+    codes: ArrayLike | RecurrentCodes,
+    k: int,
+    *,
+    num_threads: int | None = None,
+    isa: str | None = None,
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Find the k codes nearest to each query by Hamming distance; ties go to the lower row.
 
@@ -22,7 +27,8 @@ def hamming_topk(
 
     Args:
         query_codes: uint8, shape (num_queries, code_size): packed bits, as of numpy.packbits.
-        codes: uint8, shape (n, code_size). Arrays that are not C-contiguous are copied.
+        codes: uint8, shape (n, code_size). Arrays that are not C-contiguous are copied. Or both are RecurrentCodes, as
+            `sdc_topk` takes them: then their signs are compared, unpacked at each call; `to_bits` does that once.
         k: codes to return per query, at least 1; may exceed n.
         num_threads: threads to use; None means the CPUs of this process.
         isa: instruction set, one of `available_isas()`; None means `best_isa()`.
@@ -33,8 +39,10 @@ def hamming_topk(
 
     Raises:
         TypeError: an argument has a wrong type or dtype.
-        ValueError: shapes or code sizes do not fit, or k is below 1.
+        ValueError: shapes, code sizes or binarizers do not fit, or k is below 1.
     """
+    if isinstance(query_codes, RecurrentCodes) and isinstance(codes, RecurrentCodes):
+        query_codes, codes = _that_search(query_codes, codes).to_bits(), codes.to_bits()
     wanted = _as_codes(codes, "codes")
     queries = _as_codes(query_codes, "query_codes")
     if queries.shape[1] != wanted.shape[1]:
@@ -231,20 +239,9 @@ def sdc_topk(
             raise TypeError(
                 f"{name}: expected RecurrentCodes, got {type(value).__name__}; RecurrentCodes.from_levels makes them"
             )
-    query_codes = query_codes._searching(codes)
-    if query_codes.dim != codes.dim:
-        raise ValueError(f"query_codes: expected dim {codes.dim} as the codes, got {query_codes.dim}")
+    query_codes = _that_search(query_codes, codes)
     if query_codes.bits < codes.bits:
         raise ValueError(f"query_codes: expected bits {codes.bits} as the codes, or more, got {query_codes.bits}")
-    made_by = codes.fingerprint
-    if None not in (made_by, query_codes.fingerprint) and made_by not in (
-        query_codes.fingerprint,
-        *query_codes.searches,
-    ):
-        raise ValueError(
-            f"query_codes: expected codes of binarizer {made_by}, as the codes, or of one fitted to search them "
-            f"(compatible_with=), got codes of {query_codes.fingerprint}"
-        )
     return _core.sdc_topk(
         query_codes.levels(),
         codes._packed,
@@ -259,6 +256,23 @@ def sdc_topk(
     )
 
 
+def _that_search(query_codes: RecurrentCodes, codes: RecurrentCodes) -> RecurrentCodes:
+    """Return the queries' codes as they search others; ValueError if dims or binarizers do not fit."""
+    query_codes = query_codes._searching(codes)
+    if query_codes.dim != codes.dim:
+        raise ValueError(f"query_codes: expected dim {codes.dim} as the codes, got {query_codes.dim}")
+    made_by = codes.fingerprint
+    if None not in (made_by, query_codes.fingerprint) and made_by not in (
+        query_codes.fingerprint,
+        *query_codes.searches,
+    ):
+        raise ValueError(
+            f"query_codes: expected codes of binarizer {made_by}, as the codes, or of one fitted to search them "
+            f"(compatible_with=), got codes of {query_codes.fingerprint}"
+        )
+    return query_codes
+
+
 def _as_bytes(values: ArrayLike, argument: str, width: str, limit: int) -> NDArray[np.uint8]:
     array = np.asarray(values)
     if array.dtype != np.uint8:
@@ -268,7 +282,9 @@ def _as_bytes(values: ArrayLike, argument: str, width: str, limit: int) -> NDArr
     return np.ascontiguousarray(array)
 
 
-def _as_codes(codes: ArrayLike, argument: str) -> NDArray[np.uint8]:
+def _as_codes(codes: ArrayLike | RecurrentCodes, argument: str) -> NDArray[np.uint8]:
+    if isinstance(codes, RecurrentCodes):
+        raise TypeError(f"{argument}: expected RecurrentCodes on both sides, or arrays; `to_bits` makes one of them")
     return _as_bytes(codes, argument, "code_size", MAX_CODE_SIZE)
 
 

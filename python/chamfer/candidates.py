@@ -37,7 +37,8 @@ from chamfer.faiss_parts import (
 _FAST_SCAN_TRAINING = 2_048
 
 # Those that FAISS tells of a selector. IndexPQ and the fast scans refuse it.
-_SELECTING = (faiss.IndexFlat, faiss.IndexScalarQuantizer, faiss.IndexIVF, faiss.IndexHNSW)
+# Graphs take it, but stop where few of those that they look at are allowed.
+_SELECTING = (faiss.IndexFlat, faiss.IndexScalarQuantizer, faiss.IndexIVF)
 
 # A local intrinsic dimension is estimated from the distances to so many nearest neighbours.
 _NEIGHBOURS = 20
@@ -316,7 +317,7 @@ class FaissCandidates:
 
     @property
     def takes_allowed(self) -> bool:
-        """Whether FAISS can be told which rows it may find: not by scans of product quantizers, fast or not."""
+        """Whether FAISS finds what it is told it may: not scans of product quantizers, fast or not, nor graphs."""
         inner = self._index
         while (wrapped := inside(inner)) is not None:
             inner = wrapped

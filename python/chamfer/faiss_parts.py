@@ -31,6 +31,10 @@ of e): more nodes seen, more links pruned.
 # ── inside a FAISS index ────────────────────────────────────────────────────────────────────────────────────────────
 
 
+_FAST_SCANS: Any = (faiss.IndexFastScan,)
+_FAST_SCANS_IN_LISTS: Any = (faiss.IndexIVFFastScan,)
+
+
 def inside(index: Any) -> Any:
     """Return what a FAISS index wraps (a transform, ids, a refinement), by its own class; None if it wraps nothing."""
     if isinstance(index, (faiss.IndexPreTransform, faiss.IndexIDMap)):
@@ -112,18 +116,18 @@ def selector_of(bits: NDArray[np.uint8]) -> Any:
 
 def clear_unused(index: Any) -> None:
     """Zero what a fast scan's last blocks hold beyond their codes: FAISS leaves removed codes there, and adds by OR."""
-    while (wrapped := inside(index)) is not None:
-        index = wrapped
-    if isinstance(index, faiss.IndexFastScan):
-        packer: Any = index.get_CodePacker()
-        codes: Any = faiss.rev_swig_ptr(index.codes.data(), index.codes.size())
-        _clear_last_block(packer, codes, int(index.ntotal))
-    elif isinstance(index, faiss.IndexIVFFastScan):
-        packer, lists = index.get_CodePacker(), index.invlists
-        for i in range(index.nlist):
+    scan: Any = index
+    while (wrapped := inside(scan)) is not None:
+        scan = wrapped
+    if isinstance(scan, _FAST_SCANS):
+        codes: Any = faiss.rev_swig_ptr(scan.codes.data(), scan.codes.size())
+        _clear_last_block(scan.get_CodePacker(), codes, int(scan.ntotal))
+    elif isinstance(scan, _FAST_SCANS_IN_LISTS):
+        packer, lists = scan.get_CodePacker(), scan.invlists
+        for i in range(scan.nlist):
             size = int(lists.list_size(i))
-            num_bytes = -(-size // packer.nvec) * packer.block_size
             if size:
+                num_bytes = -(-size // packer.nvec) * packer.block_size
                 _clear_last_block(packer, faiss.rev_swig_ptr(lists.get_codes(i), num_bytes), size)
 
 

@@ -103,11 +103,6 @@ class Parts:
             pieces.append((part, np.where((candidates >= begin) & (candidates < end), candidates - begin, -1)))
         return pieces
 
-    def item(self, row: int) -> Collection:
-        """Return one document, as a collection of one."""
-        i = int(np.searchsorted(self.bases, row, side="right")) - 1
-        return self.parts[i].select([row - int(self.bases[i])])
-
 
 def merge_best(
     scores: Sequence[NDArray[np.float32]], rows: Sequence[NDArray[np.int64]], k: int

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import mmap
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chamfer._containers import advise
 from chamfer._progress import progress_bar
 from chamfer._runtime import check_positive_int
 from chamfer._sampling import spread
@@ -29,9 +30,8 @@ from chamfer.index.segments import (
     encode_metadata,
     live_arrays,
     make_segment,
-    mapped_file,
 )
-from chamfer.token_vectors import TokenVectors, TokenVectorsLike, as_token_vectors
+from chamfer.token_vectors import TokenVectors
 
 # Sample queries that are kept for the day the model is fitted anew.
 _MOST_QUERIES = 500
@@ -131,18 +131,24 @@ def build_in_parts(
     most = max(1, budget // (_SHARE_OF_BUDGET * 4 * documents.dim))
     segments: list[Segment] = []
     begin = 0
-    with progress_bar(len(documents), "index documents", progress) as advance:
-        while begin < len(documents):
-            last = int(documents.offsets[begin]) + most
-            end = max(begin + 1, int(np.searchsorted(documents.offsets, last, side="right")) - 1)
-            part = documents._run(begin, end)
-            segments.append(
-                new_segment(folder, model, template, part, ids[begin:end], metadata[begin:end], num_threads)
-            )
-            _release(documents)
-            _release(segments[-1].documents)
-            advance(end - begin)
-            begin = end
+    try:
+        with progress_bar(len(documents), "index documents", progress) as advance:
+            while begin < len(documents):
+                last = int(documents.offsets[begin]) + most
+                end = max(begin + 1, int(np.searchsorted(documents.offsets, last, side="right")) - 1)
+                part = documents._run(begin, end)
+                segments.append(
+                    new_segment(folder, model, template, part, ids[begin:end], metadata[begin:end], num_threads)
+                )
+                _release(documents)
+                _release(segments[-1].documents)
+                advance(end - begin)
+                begin = end
+    except BaseException:
+        for segment in segments:
+            if segment.record is not None:
+                shutil.rmtree(folder / segment.record.name, ignore_errors=True)
+        raise
     return model, segments
 
 
@@ -219,11 +225,4 @@ def _filler(model: Model, template: Candidates, num_threads: int) -> Callable[[T
 
 def _release(documents: TokenVectors) -> None:
     """Let the system forget what it has read of a map: it counts as this process's memory as long as it is there."""
-    mapped = mapped_file(documents.vectors)
-    if mapped is not None and hasattr(mapped, "madvise"):
-        mapped.madvise(mmap.MADV_DONTNEED)
-
-
-def check_queries(queries: TokenVectorsLike | None) -> TokenVectors | None:
-    """Return sample queries as a collection."""
-    return None if queries is None else as_token_vectors(queries, "queries")
+    advise(documents.vectors, "MADV_DONTNEED")

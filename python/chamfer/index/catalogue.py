@@ -36,7 +36,10 @@ _SCHEMA = f"""
         one INTEGER PRIMARY KEY CHECK (one = 1), generation INTEGER NOT NULL, body TEXT NOT NULL, checksum TEXT NOT NULL
     );
     CREATE TABLE segments (
-        name TEXT PRIMARY KEY, ids BLOB NOT NULL, metadata BLOB NOT NULL, deleted BLOB NOT NULL
+        name TEXT PRIMARY KEY, ids BLOB NOT NULL, metadata BLOB NOT NULL
+    );
+    CREATE TABLE deleted (
+        name TEXT PRIMARY KEY, rows BLOB NOT NULL
     );
 """
 
@@ -95,7 +98,12 @@ class Blobs:
 
     def checksums(self) -> dict[str, str]:
         """Return xxh3_64 of each."""
-        return {name: xxhash.xxh3_64_hexdigest(getattr(self, name)) for name in ("ids", "metadata", "deleted")}
+        return {name: checksum_of(getattr(self, name)) for name in ("ids", "metadata", "deleted")}
+
+
+def checksum_of(value: bytes) -> str:
+    """Return xxh3_64, 16 hexadecimal digits."""
+    return xxhash.xxh3_64_hexdigest(value)
 
 
 def create(path: Path) -> None:
@@ -174,18 +182,19 @@ def read(path: Path, known: Collection[str] = (), least: int | None = None) -> t
 
 
 def _read_blobs(connection: sqlite3.Connection, path: Path, record: Record, only_deleted: bool) -> Blobs:
-    columns = ("deleted",) if only_deleted else ("ids", "metadata", "deleted")
-    query = f"SELECT {', '.join(columns)} FROM segments WHERE name = ?"
-    row = connection.execute(query, (record.name,)).fetchone()
-    if row is None:
-        raise CorruptIndexError(f"{path / CATALOGUE}: segment {record.name} cannot be found by its name; damaged")
-    values = dict(zip(columns, row, strict=True))
-    for part, value in values.items():
-        if not isinstance(value, bytes) or xxhash.xxh3_64_hexdigest(value) != record.checksums[part]:
+    found: dict[str, Any] = {}
+    if not only_deleted:
+        query = "SELECT ids, metadata FROM segments WHERE name = ?"
+        found |= zip(("ids", "metadata"), connection.execute(query, (record.name,)).fetchone() or (), strict=False)
+    query = "SELECT rows FROM deleted WHERE name = ?"
+    found |= zip(("deleted",), connection.execute(query, (record.name,)).fetchone() or (), strict=False)
+    for part in ("deleted",) if only_deleted else ("ids", "metadata", "deleted"):
+        value = found.get(part)
+        if not isinstance(value, bytes) or checksum_of(value) != record.checksums[part]:
             raise CorruptIndexError(
                 f"{path / CATALOGUE}: the {part} of segment {record.name} are damaged (checksum differs)"
             )
-    return Blobs(values.get("ids", b""), values.get("metadata", b""), values["deleted"])
+    return Blobs(found.get("ids", b""), found.get("metadata", b""), found["deleted"])
 
 
 def is_unfinished(path: Path) -> bool:
@@ -259,13 +268,12 @@ def _replace_state(
         raise FileExistsError(f"{path}: was changed by somebody else; open it again")
     known = {name for (name,) in connection.execute("SELECT name FROM segments")}
     kept = {record.name for record in new.segments}
-    connection.executemany("DELETE FROM segments WHERE name = ?", [(name,) for name in known - kept])
+    for table in ("segments", "deleted"):
+        connection.executemany(f"DELETE FROM {table} WHERE name = ?", [(name,) for name in known - kept])
     for name, blobs in changed.items():
-        if name in known:
-            connection.execute("UPDATE segments SET deleted = ? WHERE name = ?", (blobs.deleted, name))
-        else:
-            values = (name, blobs.ids, blobs.metadata, blobs.deleted)
-            connection.execute("INSERT INTO segments VALUES (?, ?, ?, ?)", values)
+        if name not in known:
+            connection.execute("INSERT INTO segments VALUES (?, ?, ?)", (name, blobs.ids, blobs.metadata))
+        connection.execute("INSERT OR REPLACE INTO deleted VALUES (?, ?)", (name, blobs.deleted))
     checksum = _manifest_checksum(new.generation, body)
     connection.execute("INSERT OR REPLACE INTO manifest VALUES (1, ?, ?, ?)", (new.generation, body, checksum))
 
@@ -291,9 +299,8 @@ def _head(index_id: str, number: int) -> str:
     return f"{text} {xxhash.xxh3_64_hexdigest(text.encode())}\n"
 
 
-def _manifest_checksum(number: int, body: str, version: int = FORMAT_VERSION) -> str:
-    # The version lies in SQLite's header: a bit that flips there is not to look like a newer chamfer's.
-    return xxhash.xxh3_64_hexdigest(f"{version} {number} {body}".encode())
+def _manifest_checksum(number: int, body: str) -> str:
+    return checksum_of(f"{FORMAT_VERSION} {number} {body}".encode())
 
 
 @contextmanager
@@ -323,11 +330,12 @@ def _connect(file: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(address, uri=True, timeout=_WAIT_SECONDS, isolation_level=None)
     try:
         connection.execute("SELECT 1 FROM sqlite_master").fetchone()
-    except sqlite3.OperationalError:
+    except sqlite3.OperationalError as error:
         # A reader of a write-ahead log wants to write beside it; in a folder where nobody can, nothing changes either.
         connection.close()
         log = file.with_name(file.name + "-wal")
-        if log.exists() and log.stat().st_size:
+        is_closed = any(word in str(error) for word in ("unable to open", "readonly"))
+        if not is_closed or (log.exists() and log.stat().st_size):
             raise
         connection = sqlite3.connect(f"{address}&immutable=1", uri=True, isolation_level=None)
     except BaseException:
@@ -342,17 +350,21 @@ def _read_manifest(connection: sqlite3.Connection, path: Path) -> Manifest:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application != _APPLICATION:
         raise CorruptIndexError(f"{file}: damaged, or not chamfer's")
-    if version > FORMAT_VERSION:  # before anything that may be otherwise then
-        raise ValueError(
-            f"{path}: format version {version}, this chamfer reads up to {FORMAT_VERSION}; upgrade chamfer"
-        )
-    if version != FORMAT_VERSION:
-        raise CorruptIndexError(f"{file}: its format version {version} was never written")
-    row = connection.execute("SELECT generation, body, checksum FROM manifest").fetchone()
+    try:
+        row = connection.execute("SELECT generation, body, checksum FROM manifest").fetchone()
+    except sqlite3.DatabaseError:
+        if version <= FORMAT_VERSION:
+            raise
+        row = ("of another format", "", "")
     if row is None:
         raise FileNotFoundError(f"{path}: no index here (its first build did not end)")
     number, body, checksum = row
-    if not isinstance(body, str) or _manifest_checksum(number, body, version) != checksum:
+    is_this_version = isinstance(body, str) and _manifest_checksum(number, body) == checksum
+    if version > FORMAT_VERSION and not is_this_version:
+        raise ValueError(
+            f"{path}: format version {version}, this chamfer reads up to {FORMAT_VERSION}; upgrade chamfer"
+        )
+    if version != FORMAT_VERSION or not is_this_version:  # the version lies in SQLite's header, where a bit may flip
         raise CorruptIndexError(f"{file}: its manifest is damaged (checksum differs)")
     parts = json.loads(body)
     segments = tuple(

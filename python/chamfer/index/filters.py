@@ -91,8 +91,9 @@ class Condition:
 
     Keys are compared with constants (numbers, strings, True, False) by == != < <= > >=, `in` and `not in` a list of
     them, `is None` and `is not None`; a key alone asks whether its value is true. `and`, `or`, `not` and parentheses
-    join them. A document that lacks the key, or has None, fits no comparison, `!=` and `not in` neither, but
-    `is None`; a string and a number are never equal, nor one below the other.
+    join them. A document that lacks the key, or has None, fits no comparison, `!=` and `not in` neither, but `is None`;
+    so `not year == 2020` fits it, and `year != 2020` does not; a string and a number are never equal, nor one below the
+    other.
 
     Args:
         text: the condition.
@@ -154,8 +155,8 @@ class Condition:
         if isinstance(how, (ast.In, ast.NotIn)):
             if not isinstance(right, (ast.Tuple, ast.List, ast.Set)):
                 raise self._refused(right, "a list of constants, such as ('a', 'b')")
-            for one in right.elts:
-                self._constant(one)
+            if any(self._constant(one) is None for one in right.elts):
+                raise self._refused(right, "constants other than None in a list; ask `is None` besides")
         elif isinstance(how, (ast.Is, ast.IsNot)):
             if not (isinstance(right, ast.Constant) and right.value is None):
                 raise self._refused(right, "None behind `is`")

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from chamfer._containers import mapped_array
 from chamfer._files import locked_file, make_folder
 from chamfer._runtime import check_positive_int, resolve_num_threads
 from chamfer.index import catalogue, legacy, storage
@@ -23,7 +24,7 @@ from chamfer.index.ids import check_ids, check_some_ids
 from chamfer.index.reducing import Reducer
 from chamfer.index.reranking import resolve_stages
 from chamfer.index.searching import SearchResult, check_filter, explain_rows, most_found, search, timed
-from chamfer.index.segments import ids_array, mapped_file
+from chamfer.index.segments import ids_array
 from chamfer.index.settings import SearchSettings
 from chamfer.index.snapshot import Snapshot, check_settings, fitting_settings
 from chamfer.index.tuning import check_recall, split_queries, tune
@@ -58,7 +59,6 @@ class Index:
         self._writer = Writer(snapshot, path, settings)
         self._mode = mode
         self._is_closed = False
-        self._rows: tuple[Snapshot, dict[int | str, int]] | None = None
         self.tuning_report: TuningReport | None = None  # of the last `tune`, or of `build` with a target
 
     # ── build, save, open ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -122,6 +122,7 @@ class Index:
         """
         if path is not None:
             storage.refuse_foreign(_folder(path))  # now rather than when all the work is done
+            storage.refuse_locked(_folder(path))
         budget = check_budget(memory_budget)
         if budget is not None and path is None:
             raise ValueError("memory_budget: expected a path with it, since what does not fit into memory is on disk")
@@ -162,7 +163,8 @@ class Index:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to a folder, replacing an index there in one step; readers of the old one keep it.
 
-        To the folder that it was opened from or saved to last, only `settings` are written: all else is there already.
+        An index without a folder lives in this one from now on; of one that has a folder another gets a copy. To its
+        own only `settings` are written, all else being there already.
         If another index was saved there in the meantime, or this one was changed by another writer, that one stays.
 
         Args:
@@ -185,14 +187,7 @@ class Index:
             return
         storage.refuse_foreign(folder)
         make_folder(folder)
-        if is_own:
-            writer.close()
-        with locked_file(folder / storage.LOCK):
-            if is_own:
-                storage.refuse_newer(folder, self._snapshot)
-            snapshot = storage.write_whole(folder, storage.detached(self._snapshot), self.settings)
-        writer.close()
-        self._writer = Writer(snapshot, folder, self.settings)
+        writer.write_to(folder, is_own=is_own)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], mode: Literal["r", "a"] = "r", *, verify: bool = False) -> Index:
@@ -225,6 +220,7 @@ class Index:
             held.enter_context(locked_file(folder / storage.LOCK))  # before it is read, lest another changes it first
             index = cls(*storage.open_snapshot(folder, verify=verify), folder, mode)
             index._writer.hold(held.pop_all())
+            index._writer.remove_unused()
         return index
 
     def refresh(self) -> bool:
@@ -240,11 +236,11 @@ class Index:
         path, snapshot = self._writer.path, self._snapshot
         if self._mode != "r" or path is None or snapshot.manifest is None:
             return False
-        if catalogue.generation(path) == (snapshot.manifest.index_id, snapshot.manifest.generation):
+        index_id, least = catalogue.generation(path)
+        if index_id == snapshot.manifest.index_id and least <= snapshot.manifest.generation:
             return False
         found, settings = storage.open_snapshot(path, verify=False, known=snapshot)
-        self._writer.snapshot, self._writer.search = found, settings
-        return True
+        return self._writer.see(found, settings)
 
     def close(self) -> None:
         """Let another writer have the index. Files that are mapped are let go when nothing refers to them any more."""
@@ -356,7 +352,8 @@ class Index:
         Raises:
             ValueError: the index was opened to read, or a budget out of range.
             LockedIndexError: another process is changing the index.
-            OSError: the disk is full: merging needs room for the merged segment beside the old ones.
+            OSError: the disk is full: merging needs room for the merged segment beside the old ones, fitting anew for
+                the token vectors once more.
         """
         self._check_writable()
         self._writer.compact(resolve_num_threads(num_threads), progress, check_budget(memory_budget))
@@ -439,7 +436,7 @@ class Index:
         allowed = None
         if wanted is not None:
             with timed(timings, "filter"):
-                allowed = wanted.rows(snapshot, self._rows_of(snapshot) if wanted.ids is not None else None)
+                allowed = wanted.rows(snapshot)
         if exact:
             with timed(timings, "exact"):
                 scores, rows = snapshot.exact(query_vectors, k, allowed, threads)
@@ -500,6 +497,8 @@ class Index:
             raise ValueError("tune: this index was built with rerank=None, nothing can be tuned")
         if query_vectors.num_tokens == 0:
             raise ValueError("queries: expected at least one query with a vector, got none")
+        if not len(self):
+            raise ValueError("tune: this index has no document")
         threads = resolve_num_threads(num_threads)
         report = tune(self._snapshot, query_vectors, check_recall(target_recall), k, threads, progress)
         self.settings = report.settings
@@ -521,12 +520,6 @@ class Index:
             raise ValueError(f"queries: expected dim {dim} (the index's), got {query_vectors.dim}")
         return query_vectors
 
-    def _rows_of(self, snapshot: Snapshot) -> dict[int | str, int]:
-        """Return the row of each document of a snapshot, made once."""
-        if self._rows is None or self._rows[0] is not snapshot:
-            self._rows = (snapshot, snapshot.rows_by_id())
-        return self._rows[1]
-
     # ── inspect ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def __len__(self) -> int:
@@ -540,8 +533,8 @@ class Index:
 
     def __contains__(self, id: object) -> bool:  # noqa: A002  # the word of the interface
         """Return whether a document has this id."""
-        snapshot = self._snapshot
-        return id in self._rows_of(snapshot)
+        is_id = isinstance(id, (int, str, np.integer)) and not isinstance(id, bool)
+        return is_id and self._snapshot.row_of(id) is not None  # type: ignore[arg-type]
 
     def get(self, id: int | str) -> FloatArray:  # noqa: A002  # the word of the interface
         """Return the token vectors of a document, shape (num_tokens, dim), in the stored precision.
@@ -573,10 +566,10 @@ class Index:
         if isinstance(id, bool) or not isinstance(id, (int, str, np.integer)):
             raise TypeError(f"id: expected an int or str as given to build, got {type(id).__name__}")
         snapshot = self._snapshot
-        try:
-            return snapshot, self._rows_of(snapshot)[id]
-        except KeyError:
-            raise KeyError(f"id: no document {id!r} in this index of {len(self)}") from None
+        row = snapshot.row_of(id)
+        if row is None:
+            raise KeyError(f"id: no document {id!r} in this index of {len(self)}")
+        return snapshot, row
 
     def stats(self) -> dict[str, Any]:
         """Return documents, vectors, dtype, reducer, candidates, stages, segments, path, and the bytes per token.
@@ -592,7 +585,7 @@ class Index:
         stages = () if snapshot.cascade is None else snapshot.cascade.stages
         codes = {f"codes {stage.name}": stage.documents.nbytes / tokens for stage in stages if stage.codec is not None}
         candidates = sum(segment.candidates.nbytes for segment in snapshot.segments)
-        mapped = ["token_vectors", *codes] if mapped_file(snapshot.segments[0].documents.vectors) is not None else []
+        mapped = ["token_vectors", *codes] if mapped_array(snapshot.segments[0].documents.vectors) is not None else []
         return {
             "num_documents": len(self),
             "num_deleted": sum(segment.num_deleted for segment in snapshot.segments),

@@ -66,12 +66,11 @@ class Filter:
     ids: frozenset[int | str] | None = None
     mask: NDArray[np.bool_] | None = None
 
-    def rows(self, snapshot: Snapshot, rows_by_id: dict[int | str, int] | None) -> NDArray[np.bool_]:
+    def rows(self, snapshot: Snapshot) -> NDArray[np.bool_]:
         """Return which rows of a snapshot may be returned."""
         chosen = None
         if self.ids is not None:
-            assert rows_by_id is not None
-            found = [rows_by_id[one] for one in self.ids if one in rows_by_id]
+            found = [row for one in self.ids if (row := snapshot.row_of(one)) is not None]
             chosen = np.zeros(len(snapshot.documents), bool)
             chosen[found] = True
         elif self.mask is not None:
@@ -125,6 +124,8 @@ def search(
     if num_candidates < k:
         num_candidates = max(_DEFAULT_NUM_CANDIDATES, _DEFAULT_CANDIDATES_PER_RESULT * k)
     cascade = snapshot.cascade
+    if allowed is None and snapshot.is_sparse:  # deletions are a filter too
+        allowed = snapshot.allowed(None, None)
     num_allowed = snapshot.num_documents if allowed is None else int(allowed.sum())
     if cascade is not None and allowed is not None and num_allowed <= _RERANK_ALL * num_candidates:
         some = np.flatnonzero(allowed)

@@ -7,13 +7,12 @@ each stage, and candidates.faiss or candidates.npz. Its ids, metadata and delete
 from __future__ import annotations
 
 import json
-import mmap
 import secrets
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chamfer._containers import Container, file_checksum, write_container
+from chamfer._containers import Container, advise, file_checksum, write_container
 from chamfer._files import sync_file, sync_folder
 from chamfer.candidates import Candidates
 from chamfer.codecs import Codec
 from chamfer.errors import CorruptIndexError
-from chamfer.index.catalogue import Blobs, Record
+from chamfer.index.catalogue import Blobs, Record, checksum_of
 from chamfer.index.filling import candidates_file, load_candidates
 from chamfer.parts import Collection
 from chamfer.token_vectors import TokenVectors, offsets_of
@@ -58,6 +57,14 @@ class Segment:
     metadata: SegmentMetadata
     deleted: NDArray[np.bool_] | None = None
     record: Record | None = None
+    _rows: list[dict[int | str, int]] = field(default_factory=list)  # by id, once they are asked for
+
+    def row_of(self, id: int | str) -> int | None:  # noqa: A002  # the word of the interface
+        """Return the row of a document, None if it is not here or deleted."""
+        if not self._rows:  # what `replace` makes of a segment shares it
+            self._rows.append(dict(zip(self.ids.tolist(), range(len(self)), strict=True)))
+        row = self._rows[0].get(id)
+        return None if row is None or (self.deleted is not None and self.deleted[row]) else row
 
     def __len__(self) -> int:
         return len(self.documents)
@@ -146,7 +153,8 @@ def with_deleted(segment: Segment, deleted: NDArray[np.bool_] | None) -> Segment
     made = replace(segment, deleted=deleted)
     if segment.record is None:
         return made
-    return replace(made, record=replace(segment.record, checksums=segment_blobs(made).checksums()))
+    checksums = {**segment.record.checksums, "deleted": checksum_of(encode_deleted(deleted))}
+    return replace(made, record=replace(segment.record, checksums=checksums))
 
 
 # ── what a segment is made of ─────────────────────────────────────────────────────────────────────────────────────────
@@ -184,8 +192,6 @@ def live_arrays(segments: Sequence[Segment]) -> Arrays:
         no_codes = {stage: coded.select([]) for stage, coded in segments[0].codes.items()}
         return arrays_of(segments[0].documents._run(0, 0), no_codes)
     arrays["offsets"] = [offsets_of(np.concatenate(lengths))]
-    if len({part.dtype for part in arrays["vectors"]}) > 1:
-        arrays["vectors"] = [part.astype(np.float32) for part in arrays["vectors"]]
     return arrays
 
 
@@ -413,14 +419,4 @@ def _documents(vectors: NDArray[Any], offsets: NDArray[Any], dim: int) -> TokenV
 def _advise(arrays: Mapping[str, NDArray[Any]]) -> None:
     """Tell the system how arrays are read: token vectors of survivors here and there, codes all the time."""
     for name, array in arrays.items():
-        mapped = mapped_file(array)
-        if mapped is not None and hasattr(mapped, "madvise"):
-            mapped.madvise(mmap.MADV_RANDOM if name == "vectors" else mmap.MADV_WILLNEED)
-
-
-def mapped_file(array: Any) -> mmap.mmap | None:
-    """Return the map that an array lies in, None if it lies in memory."""
-    while array is not None and not isinstance(array, np.memmap):
-        array = getattr(array, "base", None)
-    found: mmap.mmap | None = getattr(array, "_mmap", None)
-    return found
+        advise(array, "MADV_RANDOM" if name == "vectors" else "MADV_WILLNEED")

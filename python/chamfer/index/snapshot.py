@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chamfer.candidates import Candidates
+from chamfer.candidates import Candidates, default_nprobe
 from chamfer.cascade import Cascade
 from chamfer.index.catalogue import Manifest
 from chamfer.index.filters import Condition
@@ -85,13 +85,13 @@ class Snapshot:
         parts = [segment.live_rows() + base for segment, base in zip(self.segments, self.bases[:-1], strict=True)]
         return np.concatenate(parts)
 
-    def rows_by_id(self) -> dict[int | str, int]:
-        """Return the row of each document that is not deleted."""
-        rows: dict[int | str, int] = {}
-        for segment, base in zip(self.segments, self.bases[:-1].tolist(), strict=True):
-            live = segment.live_rows()
-            rows.update(zip(segment.ids[live].tolist(), (live + base).tolist(), strict=True))
-        return rows
+    def row_of(self, id: int | str) -> int | None:  # noqa: A002  # the word of the interface
+        """Return the row of a document, None if there is none of this id."""
+        for segment, base in zip(self.segments[::-1], self.bases[-2::-1].tolist(), strict=True):
+            row = segment.row_of(id)
+            if row is not None:
+                return int(base) + row
+        return None
 
     def place_of(self, row: int) -> tuple[Segment, int]:
         """Return the segment of a row, and its row there."""
@@ -102,6 +102,11 @@ class Snapshot:
         """Return the token vectors of a document."""
         segment, local = self.place_of(row)
         return segment.documents[local]
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether more than half of the rows cannot be found, and candidates are looked for among many others."""
+        return self._searchable is not None and 2 * int(self._searchable.sum()) < len(self._searchable)
 
     # ── what may be found ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -161,10 +166,8 @@ class Snapshot:
             wanted = min(width, num_allowed)
             if mask is None or num_allowed == len(segment):
                 found = segment.candidates.search(encodings, wanted, num_threads, nprobe)
-            elif segment.candidates.takes_allowed:
-                found = segment.candidates.search(encodings, wanted, num_threads, nprobe, mask)
             else:
-                found = _search_allowed(segment.candidates, encodings, wanted, num_threads, nprobe, mask)
+                found = _search_more(segment.candidates, encodings, wanted, num_threads, nprobe, mask)
             if len(self.segments) == 1 and wanted == width:
                 return found
             scores.append(found[0])
@@ -198,6 +201,41 @@ def _searchable(segment: Segment) -> _Mask | None:
     if segment.deleted is not None:
         filled = filled & ~segment.deleted
     return None if filled.all() else filled
+
+
+def _search_more(
+    candidates: Candidates,
+    encodings: NDArray[np.float32],
+    width: int,
+    num_threads: int,
+    nprobe: int | None,
+    allowed: _Mask,
+) -> _Found:
+    """Return the best allowed rows; where lists that were looked into hold too few of them, more lists are."""
+    search = _search_told if candidates.takes_allowed else _search_allowed
+    scores, rows = search(candidates, encodings, width, num_threads, nprobe, allowed)
+    num_lists = candidates.num_lists
+    if num_lists is None:
+        return scores, rows
+    nprobe = default_nprobe(num_lists) if nprobe is None else nprobe
+    while nprobe < num_lists:
+        short = np.flatnonzero((rows < 0).any(axis=1))
+        if not len(short):
+            break
+        nprobe = min(2 * nprobe, num_lists)
+        scores[short], rows[short] = search(candidates, encodings[short], width, num_threads, nprobe, allowed)
+    return scores, rows
+
+
+def _search_told(
+    candidates: Candidates,
+    encodings: NDArray[np.float32],
+    width: int,
+    num_threads: int,
+    nprobe: int | None,
+    allowed: _Mask,
+) -> _Found:
+    return candidates.search(encodings, width, num_threads, nprobe, allowed)
 
 
 def _search_allowed(

@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from chamfer._files import sync_file, sync_folder
+from chamfer._files import locked_file, sync_file, sync_folder
 from chamfer.errors import CorruptIndexError
 from chamfer.index import catalogue, legacy
 from chamfer.index.catalogue import Blobs, Manifest
@@ -32,6 +32,7 @@ from chamfer.index.segments import (
     check_documents,
     check_files,
     decode_deleted,
+    encode_deleted,
     files_of,
     live_arrays,
     make_segment,
@@ -67,6 +68,13 @@ def refuse_foreign(path: Path) -> None:
             legacy.read_manifest(path)
     except CorruptIndexError as error:  # not to be lost in silence
         raise FileExistsError(f"{path}: holds a damaged index ({error}); choose a new or empty folder") from None
+
+
+def refuse_locked(path: Path) -> None:
+    """Raise LockedIndexError if somebody is writing to a folder."""
+    if (path / LOCK).exists():
+        with locked_file(path / LOCK):
+            pass
 
 
 def is_present(path: Path) -> bool:
@@ -186,7 +194,12 @@ def commit(path: Path, before: Manifest, model: Model, after: Snapshot, search: 
     Raises:
         As `catalogue.write`.
     """
-    changed = {_name(one): segment_blobs(one) for one in after.segments if one.record not in before.segments}
+    there = {record.name for record in before.segments}
+    changed = {
+        _name(one): Blobs(b"", b"", encode_deleted(one.deleted)) if _name(one) in there else segment_blobs(one)
+        for one in after.segments
+        if one.record not in before.segments
+    }
     manifest = replace(before, settings=_settings(after, search), segments=_records(after.segments))
     if after.model is not model:
         name, files = _write_model(path, after.model)
@@ -200,7 +213,9 @@ def _name(segment: Segment) -> str:
 
 
 def _records(segments: Sequence[Segment]) -> tuple[catalogue.Record, ...]:
-    return tuple(segment.record for segment in segments if segment.record is not None)
+    records = [segment.record for segment in segments if segment.record is not None]
+    assert len(records) == len(segments)
+    return tuple(records)
 
 
 def remove_unused(path: Path, manifest: Manifest) -> None:

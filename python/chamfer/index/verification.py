@@ -36,6 +36,9 @@ from chamfer.index.settings import SearchSettings
 from chamfer.index.snapshot import Snapshot
 from chamfer.token_vectors import TokenVectors
 
+# Of an index that changes all the time so many are tried.
+_MOST_STATES = 5
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -74,12 +77,29 @@ def verify(
     if not (folder / catalogue.CATALOGUE).exists() and not storage.is_present(folder):
         return _verify_legacy(folder)
     if not repair:
-        return _Verification(folder, progress).findings
+        return _verify_a_state(folder, progress)
     with locked_file(folder / storage.LOCK):
         done = _Verification(folder, progress)
         if done.findings and all(finding.repair for finding in done.findings):
             done.repair(resolve_num_threads(num_threads))
         return done.findings
+
+
+def _verify_a_state(folder: Path, progress: bool) -> list[Finding]:
+    """Return what is wrong with one state: a writer may have removed files of the last one while they were read."""
+    for _ in range(_MOST_STATES):
+        before = _head(folder)
+        found = _Verification(folder, progress).findings
+        if not found or _head(folder) == before:
+            break
+    return found
+
+
+def _head(folder: Path) -> bytes | None:
+    try:
+        return (folder / catalogue.HEAD).read_bytes()
+    except OSError:
+        return None
 
 
 def _verify_legacy(folder: Path) -> list[Finding]:

@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Iterable, Iterator, KeysView, Sequence, ValuesView
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chamfer._files import locked_file
+from chamfer.candidates import Candidates
 from chamfer.index import storage
 from chamfer.index.building import Wish, build_all, build_in_parts, live_metadata, merged_segment, new_segment
 from chamfer.index.filters import check_metadata
 from chamfer.index.ids import check_ids
+from chamfer.index.model import Model
 from chamfer.index.segments import Segment, ids_array, live_arrays, temporary_documents, with_deleted
 from chamfer.index.settings import SearchSettings
 from chamfer.index.snapshot import Snapshot, fitting_settings
@@ -40,7 +43,7 @@ class Writer:
     Args:
         snapshot: the present state.
         path: the folder, None if there is none.
-        settings: returns the search settings to be stored.
+        search: the settings to be stored.
     """
 
     def __init__(self, snapshot: Snapshot, path: Path | None, search: SearchSettings) -> None:
@@ -52,7 +55,7 @@ class Writer:
         self._holder: int | None = None  # process that has the lock: a forked child has not, whatever it inherits
         self._is_changing = False
         self._is_unsure = False  # whether the last change failed, so that the folder's state is not known
-        self._rows: dict[int | str, int] | None = None
+        self._empty: tuple[Model, Candidates] | None = None
 
     # ── the lock ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -61,7 +64,6 @@ class Writer:
 
         Raises:
             LockedIndexError: somebody else has it.
-            FileExistsError: the folder was changed since it was read.
         """
         if self.path is None or self._is_locked:
             return
@@ -120,7 +122,7 @@ class Writer:
             not may_differ and found.manifest.generation != before.generation
         ):
             raise FileExistsError(f"{self.path}: was changed by somebody else since it was opened; open it again")
-        self.snapshot, self._rows, self._is_unsure = found, None, False
+        self.snapshot, self._is_unsure = found, False
         storage.remove_unused(self.path, found.manifest)
 
     def _become(self, after: Snapshot) -> None:
@@ -149,57 +151,80 @@ class Writer:
 
     # ── changes ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def rows_by_id(self) -> dict[int | str, int]:
-        """Return the row of each document in the present state."""
-        if self._rows is None:
-            self._rows = self.snapshot.rows_by_id()
-        return self._rows
+    def see(self, found: Snapshot, search: SearchSettings) -> bool:
+        """Become what a reader has read, and return whether that is another state; its own settings stay."""
+        with self._mutex:
+            mine = self.snapshot.manifest
+            assert mine is not None
+            assert found.manifest is not None
+            if mine.index_id == found.manifest.index_id:
+                if mine.generation >= found.manifest.generation:
+                    return False
+                if mine.settings["search"] == found.manifest.settings["search"]:
+                    search = fitting_settings(self.search, found)
+            self.snapshot, self.search = found, search
+            return True
+
+    def write_to(self, folder: Path, *, is_own: bool) -> None:
+        """Write all to a folder: a copy if it is another than the index's own; else the index lives there then."""
+        with self._mutex:
+            if self._is_changing:
+                raise ValueError("this index is being changed by what its documents come from; read it there only")
+            if is_own:
+                self.close()
+            with locked_file(folder / storage.LOCK):
+                if is_own:
+                    storage.refuse_newer(folder, self.snapshot)
+                written = storage.write_whole(folder, storage.detached(self.snapshot), self.search)
+            if is_own or self.path is None:
+                self.snapshot, self.path, self._is_unsure = written, folder, False
+
+    def _template(self, snapshot: Snapshot) -> Candidates:
+        """Return candidates that are trained as those of a snapshot, and empty: kept, since a copy takes its time."""
+        if self._empty is None or self._empty[0] is not snapshot.model:
+            self._empty = (snapshot.model, snapshot.candidates.empty_copy())
+        return self._empty[1]
 
     def add(
         self, documents: Any, ids: Any, metadata: Any, num_threads: int, *, must_exist: bool, keep_metadata: bool
     ) -> int:
         """Add documents, those of ids that are there taking their place, and return how many ids were new."""
         with self.changing() as before, self._new_segments() as made:
-            rows, replaced, new = self.rows_by_id(), [], []
+            replaced: list[int] = []
+            num_new = 0
             seen: set[int | str] = set()
             for part, some_ids, some_metadata in batches(documents, ids, metadata, before, seen):
-                known = [rows[one] for one in some_ids if one in rows]
+                known = [row for one in some_ids if (row := before.row_of(one)) is not None]
                 if must_exist and len(known) < len(some_ids):
-                    unknown = next(one for one in some_ids if one not in rows)
+                    unknown = next(one for one in some_ids if before.row_of(one) is None)
                     raise KeyError(f"ids: no document {unknown!r} to update; `add` takes new ones")
                 if keep_metadata:
                     some_metadata = [_metadata(before, row) for row in known]
                 replaced += known
-                new += some_ids
+                num_new += len(some_ids) - len(known)
                 array = ids_array(some_ids, are_strings=before.are_strings)
                 made.append(
-                    new_segment(self.path, before.model, before.candidates, part, array, some_metadata, num_threads)
+                    new_segment(
+                        self.path, before.model, self._template(before), part, array, some_metadata, num_threads
+                    )
                 )
             if not made:
                 return 0
             segments = _without(before, np.array(replaced, np.int64))
             self._become(Snapshot(before.model, [*segments, *made], before.manifest))
-            first = len(before.documents)
-            rows.update(zip(new, range(first, first + len(new)), strict=True))
-            num_new = len(new) - len(replaced)
         if len(self.snapshot.segments) > _MOST_SEGMENTS:
-            # The documents are there: a disk that has no room for merged ones too is no failure of adding them.
-            with suppress(OSError), self.changing() as before:
+            # The documents are there: that they cannot be merged too is no failure of adding them.
+            with suppress(Exception), self.changing() as before:
                 self._merge(before, _first_to_merge(before.segments), num_threads)
         return num_new
 
     def delete(self, ids: Sequence[int | str]) -> int:
         """Delete documents, and return how many of the ids were there."""
         with self.changing() as before:
-            rows = self.rows_by_id()
-            known = {one: rows[one] for one in ids if one in rows}
-            if not known:
-                return 0
-            segments = _without(before, np.array(list(known.values()), np.int64))
-            self._become(Snapshot(before.model, segments, before.manifest))
-            for one in known:
-                del rows[one]
-            return len(known)
+            rows = [row for one in ids if (row := before.row_of(one)) is not None]
+            if rows:
+                self._become(Snapshot(before.model, _without(before, np.array(rows)), before.manifest))
+            return len(rows)
 
     def compact(self, num_threads: int, progress: bool, memory_budget: int | None) -> None:
         """Merge all segments, drop what is deleted, fit the model anew if the collection has outgrown it."""
@@ -210,6 +235,8 @@ class Writer:
                 self._refit(before, wish, num_threads, progress, memory_budget)
             elif len(before.segments) > 1 or before.segments[0].num_deleted:
                 self._merge(before, 0, num_threads)
+            else:
+                self.remove_unused()
 
     def store_settings(self, search: SearchSettings) -> None:
         """Store search settings."""
@@ -221,8 +248,7 @@ class Writer:
         with self._new_segments() as made:
             made.append(merged_segment(self.path, before.model, before.segments[first:], num_threads))
             self._become(Snapshot(before.model, [*before.segments[:first], *made], before.manifest))
-        self._rows = None
-        self._remove_unused()
+        self.remove_unused()
 
     def _refit(self, before: Snapshot, wish: Wish, num_threads: int, progress: bool, memory_budget: int | None) -> None:
         ids = before.ids_of(before.live_rows())
@@ -239,16 +265,20 @@ class Writer:
             made += segments
             after = Snapshot(model, segments, before.manifest)
             search = self.search
-            self.search = fitting_settings(search, after)
+            # Settings were measured on the old model.
+            is_like = after.candidates.description == before.candidates.description and (
+                [stage.name for stage in model.stages or ()] == [stage.name for stage in before.model.stages or ()]
+            )
+            self.search = fitting_settings(search, after) if is_like else SearchSettings()
             try:
                 self._become(after)
             except BaseException:
                 self.search = search
                 raise
-        self._rows = None
-        self._remove_unused()
+        self.remove_unused()
 
-    def _remove_unused(self) -> None:
+    def remove_unused(self) -> None:
+        """Remove from the folder what interrupted changes left there. The lock is held."""
         if self.path is not None and self.snapshot.manifest is not None:
             with suppress(OSError):  # the change is made; what is left the next writer removes
                 storage.remove_unused(self.path, self.snapshot.manifest)
@@ -298,7 +328,7 @@ def batches(
         documents = iter(())  # no document tells a dim; that of the index is known
     if not isinstance(documents, Iterator):
         collection = as_token_vectors(documents, "documents")
-        ids, metadata = _listed(ids), _listed(metadata)
+        ids, metadata = _listed(ids, len(collection)), _listed(metadata, len(collection))
         checked = _checked_ids(ids, len(collection), snapshot, seen)
         rows = check_metadata(metadata, len(collection))
         _check_dim(collection, snapshot)
@@ -338,8 +368,9 @@ def _gathered(
     return collection, _checked_ids(some, len(batch), snapshot, seen), check_metadata(rows, len(batch))
 
 
-def _listed(values: Any) -> Any:
-    return list(values) if isinstance(values, (Iterator, KeysView, ValuesView)) else values
+def _listed(values: Any, size: int) -> Any:
+    """Return what an iterator yields as a list, no more than one more than wanted: it may never end."""
+    return list(islice(values, size + 1)) if isinstance(values, (Iterator, KeysView, ValuesView)) else values
 
 
 def _iterator(values: Any, argument: str) -> Iterator[Any]:
