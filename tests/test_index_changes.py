@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -844,3 +845,96 @@ def test_a_relative_path_is_of_when_it_was_given(tmp_path, monkeypatch):
     index.save(tmp_path / "index")
     assert not list((tmp_path / "elsewhere").iterdir())
     assert len(ch.Index.open(tmp_path / "index")) == 6
+
+
+# ── what reviews found ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("has_folder", [False, True])
+def test_a_save_loses_no_document_that_is_added_meanwhile(tmp_path, has_folder):
+    index, _ = build(300, tmp_path / "own" if has_folder else None)
+    added: list[int] = []
+    stop = threading.Event()
+
+    def add():
+        while not stop.is_set():
+            number = 1000 + len(added)
+            index.add(some_documents(RNG, 1), [number])
+            added.append(number)
+
+    with ThreadPoolExecutor(1) as pool:
+        adding = pool.submit(add)
+        for i in range(5):
+            index.save(tmp_path / f"copy{i}")
+        stop.set()
+        adding.result()
+    assert added
+    assert all(number in index for number in added)
+    index.close()
+    lives_in = tmp_path / ("own" if has_folder else "copy0")
+    assert {*added} <= {*ch.Index.open(lives_in, verify=True).ids.tolist()}
+
+
+def test_a_copy_leaves_the_index_where_it_lives(tmp_path):
+    index, documents = build(10, tmp_path / "own")
+    index.save(tmp_path / "copy")
+    index.add(documents[:1], [77])
+    index.close()
+    assert 77 in ch.Index.open(tmp_path / "own")
+    assert 77 not in ch.Index.open(tmp_path / "copy")
+
+
+@pytest.mark.parametrize("kind", ["IVF16,Flat", "HNSW8", "IVF16,PQ12x4fs"])
+@pytest.mark.parametrize("how", ["filter", "delete"])
+def test_what_lies_in_few_clusters_is_found(kind, how):
+    """Inverted lists and graphs look near the query, where nothing may be allowed."""
+    random = np.random.default_rng(0)
+    centres = random.standard_normal((16, DIM)).astype(np.float32)
+    labels = np.arange(1600) % 16
+    documents = [centres[i] + 0.1 * random.standard_normal((2, DIM)).astype(np.float32) for i in labels]
+    reducer = ch.FixedDimensionalEncoder(DIM, num_repetitions=2, num_simhash_projections=1, projection_dimension=None)
+    metadata = [{"cluster": int(label)} for label in labels]
+    index = ch.Index.build(documents, reducer=reducer, candidates=kind, rerank="exact", metadata=metadata)
+    options = {"filter": "cluster in (13, 15)"}
+    if how == "delete":
+        index.delete(np.flatnonzero(~np.isin(labels, (13, 15))))
+        options = {}
+    queries = [centres[[i, i]] for i in range(8)]
+    found = index.search(queries, 10, num_candidates=40, **options).ids
+    assert (found >= 0).all()
+    assert np.isin(labels[found], (13, 15)).all()
+
+
+def test_what_a_crash_left_goes_when_a_writer_comes(tmp_path):
+    build(5, tmp_path)[0].close()
+    for name in ("s-aaaaaaaaaaaa", "m-aaaaaaaaaaaa"):
+        (tmp_path / name).mkdir()
+    ch.Index.open(tmp_path, "a").close()
+    assert not {"s-aaaaaaaaaaaa", "m-aaaaaaaaaaaa"} & {*folders(tmp_path)}
+
+
+def test_an_endless_iterator_of_ids_is_not_read_to_its_end():
+    index, documents = build(5, None)
+    with pytest.raises(ValueError, match="ids: expected 2, one per document, got 3"):
+        index.add(documents[:2], itertools.count(1000))
+
+
+def test_a_reader_keeps_settings_of_its_own(tmp_path):
+    index, documents = build(20, tmp_path)
+    reader = ch.Index.open(tmp_path)
+    reader.settings = SearchSettings(7)
+    index.add(documents[:1], [500])
+    assert reader.refresh()
+    assert reader.settings == SearchSettings(7)
+    index.settings = SearchSettings(9)
+    index.save(tmp_path)
+    assert reader.refresh()
+    assert reader.settings == SearchSettings(9)
+    assert not reader.refresh()
+
+
+def test_an_index_without_documents_cannot_be_tuned():
+    index, documents = build(5, None)
+    index.delete(index.ids)
+    with pytest.raises(ValueError, match="tune: this index has no document"):
+        index.tune(documents[:3], 0.9)
