@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def run(*, data: Path, file_bytes: int | None, budget: str, quick: bool, output:
     name = data.resolve().name
     result = record.begin("updates", {"data": name, "k": K, "batch": _BATCH, "budget": budget})
     with tempfile.TemporaryDirectory(prefix="chamfer-updates-") as scratch:
-        steps = ["add_fde", "add_learned", "delete", "open", "meanwhile", "growth", "filters"]
+        steps = ["add_fde", "add_learned", "delete", "open", "filters", "meanwhile", "growth"]
         for step in steps:
             result[step] = _in_a_process(step, data, Path(scratch), quick)
         if file_bytes is not None:
@@ -181,9 +182,10 @@ def _meanwhile(data: Data, scratch: Path, seconds: float) -> dict[str, Any]:
     idle = _p50(index, data.queries, seconds)
     script = (
         "import sys, time, numpy as np, chamfer as ch\n"
-        "index = ch.Index.open(sys.argv[1], 'a'); vectors = index.get(0); begin = time.perf_counter(); n = 0\n"
+        "index = ch.Index.open(sys.argv[1], 'a'); size = len(index); begin = time.perf_counter(); n = 0\n"
         f"while time.perf_counter() - begin < {seconds + 1}:\n"
-        "    index.add([index.get(i) for i in range(64)], range(10**6 + 64 * n, 10**6 + 64 * n + 64), num_threads=1)\n"
+        "    rows = [(64 * n + i) % size for i in range(64)]\n"
+        "    index.add([index.get(row) for row in rows], [10**6 + 64 * n + i for i in range(64)], num_threads=1)\n"
         "    n += 1\n"
         "print(n)\n"
     )
@@ -264,13 +266,15 @@ def _bounded(data: Data, scratch: Path, budget: str) -> dict[str, Any]:
 
 def _main(step: str, data: str, scratch: str, quick: bool, budget: str) -> Any:
     collection, folder = load(Path(data), 20 if quick else None), Path(scratch)
+    if quick:
+        collection = replace(collection, documents=collection.documents._run(0, min(400, len(collection.documents))))
     if step.startswith("add_"):
         return _add(collection, folder, step.removeprefix("add_"))
     if step == "bounded":
         sample = collection.sample_queries
         return _bounded(Data(sample, [], sample, [], sample, "", {}) if sample else collection, folder, budget)
     if step == "meanwhile":
-        return _meanwhile(collection, folder, 4.0 if quick else _SEARCH_SECONDS)
+        return _meanwhile(collection, folder, 2.0 if quick else _SEARCH_SECONDS)
     steps = {"delete": _delete, "open": _open, "growth": _growth, "filters": _filters}
     return steps[step](collection, folder)
 
