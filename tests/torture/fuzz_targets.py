@@ -315,7 +315,7 @@ class Bindings(Target):
 
     def __init__(self, folder):
         super().__init__(folder)
-        module = ast.parse(Path(_core.__file__).with_name("_core.pyi").read_text("utf-8"))
+        module = ast.parse(Path(ch.__file__).with_name("_core.pyi").read_text("utf-8"))
         self.functions: list[tuple[Callable[..., Any], list[Any]]] = []
         for node in module.body:
             if isinstance(node, ast.FunctionDef):
