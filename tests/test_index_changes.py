@@ -16,7 +16,7 @@ import pytest
 
 import chamfer as ch
 from chamfer.candidates import FaissCandidates
-from chamfer.index import SearchSettings, catalogue, segments, writing
+from chamfer.index import SearchSettings, building, catalogue, segments, writing
 from samples import off_centre_collection
 
 DIM = 6
@@ -938,3 +938,76 @@ def test_an_index_without_documents_cannot_be_tuned():
     index.delete(index.ids)
     with pytest.raises(ValueError, match="tune: this index has no document"):
         index.tune(documents[:3], 0.9)
+
+
+# ── bounded memory ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("mode", ["r", "c", None])
+def test_an_index_is_built_in_parts_where_memory_is_bounded(tmp_path, monkeypatch, mode):
+    monkeypatch.setattr(building, "_SHARE_OF_BUDGET", 2**21)  # 32 bytes of vectors a segment, and of the sample
+    monkeypatch.setattr(building, "_FEWEST_FITTED", 7)
+    collection = off_centre_collection(RNG, [3, 0, 5, 1, 2] * 4, dim=DIM)
+    if mode is not None:
+        np.save(tmp_path / "vectors.npy", collection.vectors)
+        collection = ch.TokenVectors(np.load(tmp_path / "vectors.npy", mmap_mode=mode), collection.offsets)
+    if mode == "c":
+        collection.vectors[0] = 0.5  # in memory only: it must not be let go
+    before = np.array(collection.vectors)
+    metadata = [{"n": i} for i in range(20)]
+    index = ch.Index.build(
+        collection,
+        [f"d{i}" for i in range(20)],
+        reducer=small_reducer(),
+        rerank=["int8", "exact"],
+        metadata=metadata,
+        path=tmp_path / "index",
+        memory_budget="256MiB",
+    )
+    np.testing.assert_array_equal(collection.vectors, before)
+    assert index.stats()["num_segments"] > 4
+    assert index.stats()["num_fitted"] == 20
+    rows = ch.maxsim_topk(QUERIES, collection, 6)[1]
+    for one in (index, ch.Index.open(tmp_path / "index", verify=True)):
+        assert one.ids.tolist() == [f"d{i}" for i in range(20)]
+        assert one.get_metadata("d7") == {"n": 7}
+        assert one.search(QUERIES, 6, exact=True).ids.tolist() == [[f"d{row}" for row in some] for some in rows]
+        assert one.search(QUERIES, 6).ids.tolist() == [[f"d{row}" for row in some] for some in rows]
+    index.compact()
+    assert index.stats()["num_segments"] == 1
+
+
+@pytest.mark.parametrize(
+    ("budget", "error", "message"),
+    [
+        ("1 parsec", ValueError, "memory_budget: expected bytes, or such as '1GB'"),
+        ("100MB", ValueError, "memory_budget: expected at least 256 MiB"),
+        (-1, ValueError, "memory_budget: expected"),
+        (0.5, TypeError, "memory_budget: expected"),
+    ],
+)
+def test_a_wrong_budget_is_named(tmp_path, budget, error, message):
+    with pytest.raises(error, match=message):
+        ch.Index.build(some_documents(RNG, 5), path=tmp_path, memory_budget=budget)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_budget_needs_a_folder_and_an_order():
+    with pytest.raises(ValueError, match="memory_budget: expected a path with it"):
+        ch.Index.build(some_documents(RNG, 5), memory_budget="1GB")
+
+
+def test_a_build_in_parts_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(building, "_SHARE_OF_BUDGET", 2**21)
+    monkeypatch.setattr(building, "_FEWEST_FITTED", 7)
+    save, calls = FaissCandidates.save, itertools.count()
+
+    def no_space(self, path):
+        if next(calls) == 3:
+            raise OSError(28, "No space left on device")
+        save(self, path)
+
+    monkeypatch.setattr(FaissCandidates, "save", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        ch.Index.build(some_documents(RNG, 30), reducer=small_reducer(), path=tmp_path, memory_budget="256MiB")
+    assert not folders(tmp_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from chamfer.index.segments import (
     live_arrays,
     make_segment,
 )
-from chamfer.token_vectors import TokenVectors
+from chamfer.token_vectors import TokenVectors, offsets_of
 
 # Sample queries that are kept for the day the model is fitted anew.
 _MOST_QUERIES = 500
@@ -40,6 +40,11 @@ _MOST_QUERIES = 500
 # for codes and encodings, and for what is mapped.
 _SHARE_OF_BUDGET = 8
 _LEAST_BUDGET = 256 * 2**20
+
+# In bounded memory a model is fitted to a sample that takes the same share, of this many documents or more, read some
+# at a time: what is read of a map counts as this process's memory until it is let go.
+_FEWEST_FITTED = 1_000
+_SAMPLED_AT_A_TIME = 256
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 
@@ -124,10 +129,12 @@ def build_in_parts(
     folder: Path,
 ) -> tuple[Model, list[Segment]]:
     """Return a model of a collection, and the collection as segments in a folder, each of a part of the budget."""
-    reducer = resolve_reducer(wish.reducer, documents, wish.queries, num_threads, progress)
-    template = trained_candidates(wish.candidates, reducer, documents, num_threads)
-    model = _model(wish, reducer, resolve_stages(wish.rerank, documents), documents, num_threads)
-    _release(documents)
+    sample = _sample(documents, budget // _SHARE_OF_BUDGET)
+    reducer = resolve_reducer(wish.reducer, sample, wish.queries, num_threads, progress)
+    template = trained_candidates(wish.candidates, reducer, sample, num_threads, len(documents))
+    model = _model(wish, reducer, resolve_stages(wish.rerank, documents), sample, num_threads)
+    model = replace(model, num_documents=len(documents))
+    del sample
     most = max(1, budget // (_SHARE_OF_BUDGET * 4 * documents.dim))
     segments: list[Segment] = []
     begin = 0
@@ -150,6 +157,18 @@ def build_in_parts(
                 shutil.rmtree(folder / segment.record.name, ignore_errors=True)
         raise
     return model, segments
+
+
+def _sample(documents: TokenVectors, num_bytes: int) -> TokenVectors:
+    """Return documents spread over the collection, in memory, whose vectors take about so many bytes, or fewer."""
+    share = min(1.0, num_bytes / max(1, documents.vectors.nbytes))
+    rows = spread(len(documents), max(_FEWEST_FITTED, int(share * len(documents))))
+    parts = []
+    for begin in range(0, len(rows), _SAMPLED_AT_A_TIME):
+        parts.append(documents.select(rows[begin : begin + _SAMPLED_AT_A_TIME]))
+        _release(documents)
+    vectors: Any = np.concatenate([part.vectors for part in parts])
+    return TokenVectors._trusted(vectors, offsets_of(np.concatenate([part.lengths for part in parts])))
 
 
 def _model(

@@ -67,7 +67,7 @@ def make_candidates(
     Raises:
         TypeError, ValueError: as `Index.build`.
     """
-    found = _resolve_for(candidates, encoder, documents)
+    found = _resolve_for(candidates, encoder, len(documents))
     if found.num_documents not in (0, len(documents)):
         raise ValueError(
             f"candidates: expected an empty index or one of {len(documents)} encodings, got {found.num_documents}"
@@ -90,13 +90,15 @@ def make_candidates(
     return found
 
 
-def trained_candidates(candidates: Any, encoder: Reducer, documents: TokenVectors, num_threads: int) -> Candidates:
-    """Return candidates trained on these documents, but empty.
+def trained_candidates(
+    candidates: Any, encoder: Reducer, documents: TokenVectors, num_threads: int, num_documents: int | None = None
+) -> Candidates:
+    """Return candidates trained on these documents, but empty; of a kind for as many, or for num_documents.
 
     Raises:
         TypeError, ValueError: as `Index.build`; those given are filled.
     """
-    found = _resolve_for(candidates, encoder, documents)
+    found = _resolve_for(candidates, encoder, num_documents or len(documents))
     if found.num_documents:
         raise ValueError("candidates: expected an empty index where memory_budget is given, got a filled one")
     if not found.is_trained:
@@ -105,9 +107,9 @@ def trained_candidates(candidates: Any, encoder: Reducer, documents: TokenVector
     return found
 
 
-def _resolve_for(candidates: Any, encoder: Reducer, documents: TokenVectors) -> Candidates:
+def _resolve_for(candidates: Any, encoder: Reducer, num_documents: int) -> Candidates:
     if isinstance(candidates, str) and candidates == "auto":
-        candidates = auto_candidates(len(documents), encoder)
+        candidates = auto_candidates(num_documents, encoder)
     return _resolve(candidates, encoder.output_dimension)
 
 
