@@ -187,6 +187,12 @@ def advise(array: NDArray[Any], advice: str) -> None:
     mapped.madvise(option, begin, min(array.nbytes, len(mapped) - begin))
 
 
+def header_checksum(path: Path) -> str:
+    """Return xxh3_64 of a container's header as the file has it, 16 hexadecimal digits."""
+    with path.open("rb") as file:
+        return file.read(_PREFIX.size)[-8:][::-1].hex()  # little-endian, and what the prefix ends with
+
+
 def file_checksum(path: Path) -> str:
     """Return xxh3_64 of a file, 16 hexadecimal digits."""
     digest = xxhash.xxh3_64()

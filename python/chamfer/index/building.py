@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -205,7 +205,10 @@ def new_segment(
     """Return documents as a segment of an index, in memory or in its folder."""
     arrays = arrays_of(documents, model.encode(documents, num_threads))
     stored = SegmentMetadata(encode_metadata(metadata))
-    fill = _filler(model, template, num_threads)
+
+    def fill(documents: TokenVectors) -> Candidates:
+        return more_candidates(template, model.reducer, documents, num_threads)
+
     return make_segment(folder, arrays, model.codecs, ids, stored, fill)
 
 
@@ -236,10 +239,6 @@ def live_metadata(segments: Sequence[Segment]) -> list[Metadata | None]:
         for segment in segments
         for row in segment.live_rows().tolist()
     ]
-
-
-def _filler(model: Model, template: Candidates, num_threads: int) -> Callable[[TokenVectors], Candidates]:
-    return lambda documents: more_candidates(template, model.reducer, documents, num_threads)
 
 
 def _release(documents: TokenVectors) -> None:

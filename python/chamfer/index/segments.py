@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chamfer._containers import Container, advise, file_checksum, write_container
+from chamfer._containers import Container, advise, file_checksum, header_checksum, write_container
 from chamfer._files import sync_file, sync_folder
 from chamfer.candidates import Candidates
 from chamfer.codecs import Codec
@@ -303,10 +303,7 @@ def files_of(folder: Path, names: Sequence[str]) -> dict[str, tuple[int, str]]:
 
 
 def _checksum(file: Path) -> str:
-    if file.suffix != ".chamfer":
-        return file_checksum(file)
-    with file.open("rb") as stream:
-        return stream.read(24)[-8:][::-1].hex()  # xxh3_64 of the header, which the file's prefix ends with
+    return header_checksum(file) if file.suffix == ".chamfer" else file_checksum(file)
 
 
 def check_files(folder: Path, files: Mapping[str, tuple[int, str]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,7 @@ class Snapshot:
         segment, local = self.place_of(row)
         return segment.documents[local]
 
-    @property
+    @cached_property
     def is_sparse(self) -> bool:
         """Whether more than half of the rows cannot be found, and candidates are looked for among many others."""
         return self._searchable is not None and 2 * int(self._searchable.sum()) < len(self._searchable)
@@ -212,8 +213,7 @@ def _search_more(
     allowed: _Mask,
 ) -> _Found:
     """Return the best allowed rows; where lists that were looked into hold too few of them, more lists are."""
-    search = _search_told if candidates.takes_allowed else _search_allowed
-    scores, rows = search(candidates, encodings, width, num_threads, nprobe, allowed)
+    scores, rows = _search_allowed(candidates, encodings, width, num_threads, nprobe, allowed)
     num_lists = candidates.num_lists
     if num_lists is None:
         return scores, rows
@@ -223,19 +223,8 @@ def _search_more(
         if not len(short):
             break
         nprobe = min(2 * nprobe, num_lists)
-        scores[short], rows[short] = search(candidates, encodings[short], width, num_threads, nprobe, allowed)
+        scores[short], rows[short] = _search_allowed(candidates, encodings[short], width, num_threads, nprobe, allowed)
     return scores, rows
-
-
-def _search_told(
-    candidates: Candidates,
-    encodings: NDArray[np.float32],
-    width: int,
-    num_threads: int,
-    nprobe: int | None,
-    allowed: _Mask,
-) -> _Found:
-    return candidates.search(encodings, width, num_threads, nprobe, allowed)
 
 
 def _search_allowed(
@@ -246,7 +235,9 @@ def _search_allowed(
     nprobe: int | None,
     allowed: _Mask,
 ) -> _Found:
-    """Return the best allowed rows of candidates that know nothing of what is: more are fetched, and some dropped."""
+    """Return the best allowed rows; of candidates that are not told which, more are fetched, and some dropped."""
+    if candidates.takes_allowed:
+        return candidates.search(encodings, width, num_threads, nprobe, allowed)
     size, num_allowed = len(allowed), int(allowed.sum())
     num_fetched = min(width + size - num_allowed, int(_SURPLUS * width * size / num_allowed) + 1)
     scores = np.full((len(encodings), width), -np.inf, np.float32)

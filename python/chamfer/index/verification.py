@@ -146,14 +146,12 @@ class _Verification:
             # They were an object of the caller's, and no trained one is left.
             self.findings = [Finding(finding.problem, None) for finding in self.findings]
 
-    def _noting(self, repair: str | None, check: Callable[[], object]) -> bool:
-        """Run a check, note what it raises, and return whether it raised nothing."""
+    def _noting(self, repair: str | None, check: Callable[[], object]) -> None:
+        """Run a check, and note what it raises."""
         try:
             check()
         except (CorruptIndexError, FileNotFoundError) as error:
             self.findings.append(Finding(_problem(error), repair))
-            return False
-        return True
 
     def _check_head(self) -> None:
         how = f"{catalogue.HEAD} is written anew from the catalogue"
@@ -174,30 +172,33 @@ class _Verification:
     def _check_segment(self, record: Record) -> None:
         if self._model is None or self._manifest is None:
             return
-        settings, codecs = self._manifest.settings, self._model.codecs
-        kind = (settings["candidates"], self._model.reducer.output_dimension)
-
-        def open_it() -> None:
+        settings = self._manifest.settings
+        try:
             self._whole[record.name] = open_segment(
                 self._folder,
                 record,
                 self._blobs[record.name],
-                codecs,
+                self._model.codecs,
                 settings["dim"],
-                kind,
+                (settings["candidates"], self._model.reducer.output_dimension),
                 are_strings=settings["strings"],
                 verify=True,
             )
-
-        try:
-            documents = read_documents(self._folder / record.name, settings["dim"])
-            if len(documents) != record.num_documents:
-                raise CorruptIndexError(f"{self._folder / record.name}: holds {len(documents)} documents")
         except (CorruptIndexError, FileNotFoundError) as error:
-            self.findings.append(Finding(_problem(error), None))
-            return
-        if not self._noting("its codes and candidates are made anew from its token vectors", open_it):
-            self._damaged[record.name] = documents
+            self.findings.append(self._finding_of(record, error))
+
+    def _finding_of(self, record: Record, error: Exception) -> Finding:
+        """Return what is wrong with a segment that cannot be opened, by what is left of its token vectors."""
+        assert self._manifest is not None
+        place = self._folder / record.name
+        try:
+            documents = read_documents(place, self._manifest.settings["dim"])
+            if len(documents) != record.num_documents:
+                raise CorruptIndexError(f"{place}: holds {len(documents)} documents")
+        except (CorruptIndexError, FileNotFoundError) as of_documents:
+            return Finding(_problem(of_documents), None)
+        self._damaged[record.name] = documents
+        return Finding(_problem(error), "its codes and candidates are made anew from its token vectors")
 
     def _check_ids(self) -> None:
         assert self._manifest is not None
