@@ -370,7 +370,7 @@ def test_a_compatible_binarizer_searches_old_codes_and_another_cannot(torch):
     arguments = {"bits": 96, "epochs": 6, "num_threads": 1}
     old = fit_binarizer(x[0], **arguments)
     new = fit_binarizer(x[1], compatible_with=old, old_x=x[0], **arguments)
-    strange = fit_binarizer(x[1], **arguments)
+    strange = fit_binarizer(x[1], seed=1, **arguments)  # of one seed, both start from one random rotation
     assert new.searches == (old.fingerprint,)
     codes = old.encode(x[0])
     with pytest.raises(ValueError, match=r"^query_codes: expected codes of binarizer"):
