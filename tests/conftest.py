@@ -81,3 +81,9 @@ def queries():
 def index(documents):
     """An index of the documents, ids being rows."""
     return chamfer.Index.build(documents)
+
+
+@pytest.fixture(params=[False, True], ids=["in memory", "on disk"])
+def place(request, tmp_path):
+    """Where an index lives: nowhere but in memory, or in a folder."""
+    return tmp_path / "index" if request.param else None

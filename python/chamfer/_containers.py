@@ -14,7 +14,7 @@ import json
 import mmap
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ def write_container(
     version: int,
     parameters: Mapping[str, Any],
     arrays: Mapping[str, Sequence[NDArray[Any]]],
+    advance: Callable[[int], object] = lambda _: None,
 ) -> None:
     """Write a file, and sync it.
 
@@ -49,6 +50,7 @@ def write_container(
         parameters: what JSON can hold.
         arrays: by name, each in parts that are written one after the other, at least one. They are read in stretches
             of 8 MB: parts may be memory maps of any size.
+        advance: called with the bytes of each stretch.
     """
     entries: dict[str, dict[str, Any]] = {}
     header = {
@@ -72,10 +74,13 @@ def write_container(
             digest = xxhash.xxh3_64()
             end = begin
             for part in parts:
-                for chunk in _chunks(part, _DTYPES[entries[name]["dtype"]]):
+                for stretch in _stretches(part):
+                    chunk = _bytes(stretch, _DTYPES[entries[name]["dtype"]])
                     digest.update(chunk)
                     file.write(chunk)
                     end += len(chunk)
+                    release(stretch)
+                    advance(stretch.nbytes)
             entries[name] |= {"offset": f"{begin:016x}", "checksum": digest.hexdigest()}
         file.truncate(end)  # an array may be empty, and nothing written at its place
         header["length"] = f"{end:016x}"
@@ -147,8 +152,8 @@ class Container:
         """
         for name in names:
             digest = xxhash.xxh3_64()
-            for chunk in _chunks(self.arrays[name], self.arrays[name].dtype.str):
-                digest.update(chunk)
+            for stretch in _stretches(self.arrays[name]):
+                digest.update(_bytes(stretch, stretch.dtype.str))
             if digest.hexdigest() != self._entries[name]["checksum"]:
                 raise CorruptIndexError(
                     f"{self.path}: {name} changed since they were written (checksum differs); "
@@ -187,6 +192,11 @@ def advise(array: NDArray[Any], advice: str) -> None:
     mapped.madvise(option, begin, min(array.nbytes, len(mapped) - begin))
 
 
+def release(array: NDArray[Any]) -> None:
+    """Let the system forget what was read of a map: it counts as this process's memory as long as it is there."""
+    advise(array, "MADV_DONTNEED")
+
+
 def header_checksum(path: Path) -> str:
     """Return xxh3_64 of a container's header as the file has it, 16 hexadecimal digits."""
     with path.open("rb") as file:
@@ -202,9 +212,11 @@ def file_checksum(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _chunks(array: NDArray[Any], dtype: str) -> Any:
+def _stretches(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
     rows = max(1, _CHUNK // max(1, array.nbytes // max(1, len(array))))
-    for begin in range(0, len(array), rows):
-        chunk = np.ascontiguousarray(array[begin : begin + rows], dtype)
-        if chunk.size:
-            yield chunk.reshape(-1).view(np.uint8).data
+    for begin in range(0, len(array) if array.size else 0, rows):
+        yield array[begin : begin + rows]
+
+
+def _bytes(array: NDArray[Any], dtype: str) -> memoryview:
+    return np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8).data

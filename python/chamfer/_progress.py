@@ -22,7 +22,7 @@ def progress_bar(total: int, description: str, shown: bool, unit: str = "doc") -
         from tqdm import tqdm
     except ImportError:
         raise ModuleNotFoundError('progress=True needs tqdm: pip install "chamfer[cli]"') from None
-    with tqdm(total=total, desc=description, unit=unit) as bar:
+    with tqdm(total=total, desc=description, unit=unit, unit_scale=unit == "B") as bar:
 
         def advance(units: int, note: str = "") -> None:
             if note:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chamfer._containers import advise
+from chamfer._containers import release
 from chamfer._progress import progress_bar
 from chamfer._runtime import check_positive_int
 from chamfer._sampling import spread
@@ -40,6 +41,9 @@ _MOST_QUERIES = 500
 # for codes and encodings, and for what is mapped.
 _SHARE_OF_BUDGET = 8
 _LEAST_BUDGET = 256 * 2**20
+
+# Of the same, what encodings may take that are joined at the end, when they are held twice and nothing is encoded.
+_SHARE_TO_JOIN = 4
 
 # In bounded memory a model is fitted to a sample that takes the same share, of this many documents or more, read some
 # at a time: what is read of a map counts as this process's memory until it is let go.
@@ -128,7 +132,10 @@ def build_in_parts(
     budget: int,
     folder: Path,
 ) -> tuple[Model, list[Segment]]:
-    """Return a model of a collection, and the collection as segments in a folder, each of a part of the budget."""
+    """Return a model of a collection, and the collection as a segment in a folder, made in parts of the budget.
+
+    Where parts cannot be merged within the budget, each stays a segment.
+    """
     sample = _sample(documents, budget // _SHARE_OF_BUDGET)
     reducer = resolve_reducer(wish.reducer, sample, wish.queries, num_threads, progress)
     template = trained_candidates(wish.candidates, reducer, sample, num_threads, len(documents))
@@ -147,16 +154,40 @@ def build_in_parts(
                 segments.append(
                     new_segment(folder, model, template, part, ids[begin:end], metadata[begin:end], num_threads)
                 )
-                _release(documents)
-                _release(segments[-1].documents)
+                release(documents.vectors)
+                release(segments[-1].documents.vectors)
                 advance(end - begin)
                 begin = end
+        if (whole := _merged_parts(folder, model, segments, budget, progress)) is not None:
+            _remove(folder, segments)
+            segments = [whole]
     except BaseException:
-        for segment in segments:
-            if segment.record is not None:
-                shutil.rmtree(folder / segment.record.name, ignore_errors=True)
+        _remove(folder, segments)
         raise
     return model, segments
+
+
+def _merged_parts(folder: Path, model: Model, parts: Sequence[Segment], budget: int, progress: bool) -> Segment | None:
+    """Return the parts of a build as one segment, since a search asks each; None where they had better stay.
+
+    That is where their encodings outgrow the budget or would have to be made again, and where the disk has no room for
+    both: parts are an index too, and `compact` tells what is amiss.
+    """
+    kept = [(part.candidates, part.live_rows()) for part in parts]
+    if len(parts) == 1 or sum(candidates.nbytes for candidates, _ in kept) > budget // _SHARE_TO_JOIN:
+        return None
+    candidates = parts[0].candidates.joined(kept)
+    if candidates is None:
+        return None
+    with suppress(OSError):
+        return _joined_segment(folder, model, parts, lambda _: candidates, progress)
+    return None
+
+
+def _remove(folder: Path, segments: Sequence[Segment]) -> None:
+    for segment in segments:
+        if segment.record is not None:
+            shutil.rmtree(folder / segment.record.name, ignore_errors=True)
 
 
 def _sample(documents: TokenVectors, num_bytes: int) -> TokenVectors:
@@ -166,7 +197,7 @@ def _sample(documents: TokenVectors, num_bytes: int) -> TokenVectors:
     parts = []
     for begin in range(0, len(rows), _SAMPLED_AT_A_TIME):
         parts.append(documents.select(rows[begin : begin + _SAMPLED_AT_A_TIME]))
-        _release(documents)
+        release(documents.vectors)
     vectors: Any = np.concatenate([part.vectors for part in parts])
     return TokenVectors._trusted(vectors, offsets_of(np.concatenate([part.lengths for part in parts])))
 
@@ -212,18 +243,32 @@ def new_segment(
     return make_segment(folder, arrays, model.codecs, ids, stored, fill)
 
 
-def merged_segment(folder: Path | None, model: Model, segments: Sequence[Segment], num_threads: int) -> Segment:
+def merged_segment(
+    folder: Path | None, model: Model, segments: Sequence[Segment], num_threads: int, progress: bool
+) -> Segment:
     """Return the documents of several segments that are not deleted as one."""
-    lives = [segment.live_rows() for segment in segments]
-    ids = np.concatenate([segment.ids[rows] for segment, rows in zip(segments, lives, strict=True)])
-    arrays = live_arrays(segments)
     template = segments[0].candidates
-    kept = list(zip((segment.candidates for segment in segments), lives, strict=True))
+    kept = [(segment.candidates, segment.live_rows()) for segment in segments]
 
     def fill(documents: TokenVectors) -> Candidates:
         return template.joined(kept) or more_candidates(template, model.reducer, documents, num_threads)
 
-    return make_segment(folder, arrays, model.codecs, ids, SegmentMetadata(_live_metadata(segments)), fill)
+    return _joined_segment(folder, model, segments, fill, progress)
+
+
+def _joined_segment(
+    folder: Path | None,
+    model: Model,
+    segments: Sequence[Segment],
+    fill: Callable[[TokenVectors], Candidates],
+    progress: bool,
+) -> Segment:
+    ids = np.concatenate([segment.ids[segment.live_rows()] for segment in segments])
+    metadata = SegmentMetadata(_live_metadata(segments))
+    arrays = live_arrays(segments)
+    size = sum(part.nbytes for parts in arrays.values() for part in parts)
+    with progress_bar(size, "merge segments", progress and folder is not None, "B") as advance:
+        return make_segment(folder, arrays, model.codecs, ids, metadata, fill, advance)
 
 
 def _live_metadata(segments: Sequence[Segment]) -> bytes:
@@ -239,8 +284,3 @@ def live_metadata(segments: Sequence[Segment]) -> list[Metadata | None]:
         for segment in segments
         for row in segment.live_rows().tolist()
     ]
-
-
-def _release(documents: TokenVectors) -> None:
-    """Let the system forget what it has read of a map: it counts as this process's memory as long as it is there."""
-    advise(documents.vectors, "MADV_DONTNEED")

@@ -237,6 +237,7 @@ def make_segment(
     ids: NDArray[Any],
     metadata: SegmentMetadata,
     fill: Callable[[TokenVectors], Candidates],
+    advance: Callable[[int], object] = lambda _: None,
 ) -> Segment:
     """Make a segment, in memory or, if there is a folder, on disk, where it stays and is mapped.
 
@@ -247,6 +248,7 @@ def make_segment(
         ids: one per document.
         metadata: one per document.
         fill: returns the candidates of the documents.
+        advance: called with the bytes of what has been written.
     """
     dim = arrays["vectors"][0].shape[1]
     if folder is None:
@@ -257,7 +259,7 @@ def make_segment(
     place = folder / name
     place.mkdir()
     try:
-        write_container(place / _DOCUMENTS, _FORMAT, _FORMAT_VERSION, {}, arrays)
+        write_container(place / _DOCUMENTS, _FORMAT, _FORMAT_VERSION, {}, arrays, advance)
         mapped = Container(place / _DOCUMENTS, _FORMAT, _FORMAT_VERSION).arrays
         documents, codes = _contents(mapped, codecs, dim)
         candidates = fill(documents)

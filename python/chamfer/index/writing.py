@@ -215,7 +215,7 @@ class Writer:
         if len(self.snapshot.segments) > _MOST_SEGMENTS:
             # The documents are there: that they cannot be merged too is no failure of adding them.
             with suppress(Exception), self.changing() as before:
-                self._merge(before, _first_to_merge(before.segments), num_threads)
+                self._merge(before, _first_to_merge(before.segments), num_threads, progress=False)
         return num_new
 
     def delete(self, ids: Sequence[int | str]) -> int:
@@ -234,7 +234,7 @@ class Writer:
             if wish is not None and has_grown:
                 self._refit(before, wish, num_threads, progress, memory_budget)
             elif len(before.segments) > 1 or before.segments[0].num_deleted:
-                self._merge(before, 0, num_threads)
+                self._merge(before, 0, num_threads, progress)
             else:
                 self.remove_unused()
 
@@ -244,9 +244,9 @@ class Writer:
             self.search = search
             self._become(before)
 
-    def _merge(self, before: Snapshot, first: int, num_threads: int) -> None:
+    def _merge(self, before: Snapshot, first: int, num_threads: int, progress: bool) -> None:
         with self._new_segments() as made:
-            made.append(merged_segment(self.path, before.model, before.segments[first:], num_threads))
+            made.append(merged_segment(self.path, before.model, before.segments[first:], num_threads, progress))
             self._become(Snapshot(before.model, [*before.segments[:first], *made], before.manifest))
         self.remove_unused()
 
