@@ -364,6 +364,34 @@ def test_faiss_cannot_remove_from_a_graph(binarizer, encodings, wanted):
     assert_same(candidates.search(wanted, 9, 1), before)
 
 
+@pytest.mark.parametrize("drops", [False, True])
+@pytest.mark.parametrize("has_scales", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_joined_codes_are_those_of_all(kind, has_scales, drops, encodings, wanted):
+    binarizer = random_binarizer(has_scales=has_scales)
+    template = filled(binarizer, kind, encodings).empty_copy()
+    sides = [encodings[:300], encodings[300:301], encodings[:0], encodings[301:]]
+    random = np.random.default_rng(4)
+    rows = [np.flatnonzero(random.random(len(side)) < 0.7) if drops else np.arange(len(side)) for side in sides]
+    parts = []
+    for side in sides:
+        parts.append(template.empty_copy())
+        parts[-1].add(side, 1)
+    found = template.joined(list(zip(parts, rows, strict=True)))
+    if "SDC" not in kind:
+        assert found is None
+        return
+    expected = template.empty_copy()
+    expected.add(np.concatenate([side[some] for side, some in zip(sides, rows, strict=True)]), 1)
+    assert template.num_documents == 0
+    for one in (found, expected):
+        one.add(encodings[:40], 1)
+    assert found.num_documents == expected.num_documents
+    assert_same(found.search(wanted, 60, 1, LISTS), expected.search(wanted, 60, 1, LISTS))
+    assert_same(found.search(wanted, 60, 1, 2), expected.search(wanted, 60, 1, 2))
+    assert template.joined([(parts[0], np.arange(301))]) is None  # the last is none of its rows
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_documents_find_themselves(kind, encodings):
     candidates = filled(random_binarizer(output_dimension=64, has_scales=False), kind, encodings)
@@ -401,8 +429,8 @@ def test_what_was_saved_answers_as_before(tmp_path, kind, has_scales, has_fine_q
 @pytest.mark.parametrize("kind", KINDS)
 def test_empty_ones_come_back(tmp_path, kind, binarizer, encodings):
     candidates = BinaryCandidates(binarizer, kind)
-    candidates.save(tmp_path / "c")
-    opened = BinaryCandidates.load(tmp_path / "c", DIM, candidates.description)
+    candidates.save(str(tmp_path / "c"))
+    opened = BinaryCandidates.load(str(tmp_path / "c"))
     assert opened.is_trained == candidates.is_trained
     assert opened.num_documents == 0
 

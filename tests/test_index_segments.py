@@ -10,7 +10,7 @@ import pytest
 import chamfer as ch
 from chamfer.candidates import FaissCandidates
 from chamfer.index import SearchSettings, building
-from samples import off_centre_collection
+from samples import off_centre_collection, random_binarizer
 from small_indexes import DIM, QUERIES, Expected, build, folders, small_reducer, some_documents
 
 RNG = np.random.default_rng(0)
@@ -131,6 +131,29 @@ def test_what_a_crash_left_goes_when_a_writer_comes(tmp_path):
         (tmp_path / name).mkdir()
     ch.Index.open(tmp_path, "a").close()
     assert not {"s-aaaaaaaaaaaa", "m-aaaaaaaaaaaa"} & {*folders(tmp_path)}
+
+
+@pytest.mark.parametrize("candidates", ["Flat", "PQ12x4fs", "SDC", "IVF3,SDC"])
+def test_merging_encodes_nothing_again(tmp_path, monkeypatch, candidates):
+    reducer = small_reducer()
+    if "SDC" in candidates:
+        candidates = ch.BinaryCandidates(random_binarizer(dim=reducer.output_dimension), candidates)
+    index = build(40, tmp_path, reducer=reducer, candidates=candidates, rerank=["int8", "exact"])[0]
+    more = some_documents(RNG, 20)
+    index.add(more, range(100, 120))
+    index.delete([3, 101])
+    model = Expected(index.ids.tolist(), [index.get(one) for one in index.ids])
+
+    def encode(*_, **__):
+        raise AssertionError("documents are encoded")
+
+    monkeypatch.setattr(ch.FixedDimensionalEncoder, "encode_documents", encode)
+    index.compact()
+    assert index.stats()["num_segments"] == 1
+    monkeypatch.undo()
+    for one in (index, ch.Index.open(tmp_path, verify=True)):
+        one.settings = SearchSettings(nprobe=3 if one.stats()["candidates"].startswith("IVF") else None)
+        model.check(one)
 
 
 def test_merging_shows_how_far_it_is(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,9 +15,7 @@ from chamfer._archives import read_archive, write_archive
 from chamfer.binary import RecurrentCodes
 from chamfer.candidates import Candidates, most_are_found, near_the_top
 from chamfer.errors import CorruptIndexError
-from chamfer.faiss_parts import (
-    translated,
-)
+from chamfer.faiss_parts import translated
 from chamfer.recurrent import RecurrentBinarizer, check_matrix
 from chamfer.recurrent_lists import RecurrentLists
 from chamfer.sign_index import SignIndex
@@ -194,12 +193,21 @@ class BinaryCandidates:
         made._held = self._held.empty_copy()
         return made
 
-    def joined(self, parts: Sequence[tuple[Candidates, NDArray[np.int64]]]) -> None:
-        """Return None: codes are made anew.
+    def joined(self, parts: Sequence[tuple[Candidates, NDArray[np.int64]]]) -> BinaryCandidates | None:
+        """Return the codes of several, trained as these are, as one; None for FAISS's, which are made anew.
 
         Args:
-            parts: candidates, and the rows of each that are kept.
+            parts: candidates, and the rows of each that are kept, ascending; they become 0, 1, 2, ...
         """
+        if not isinstance(self._held, RecurrentLists):
+            return None
+        made = self.empty_copy()
+        assert isinstance(made._held, RecurrentLists)
+        for part, rows in parts:
+            assert isinstance(part, BinaryCandidates)
+            assert isinstance(part._held, RecurrentLists)
+            made._held.append(part._held, rows)
+        return made if made.num_documents == sum(len(rows) for _, rows in parts) else None
 
     @property
     def takes_allowed(self) -> bool:
@@ -259,7 +267,7 @@ class BinaryCandidates:
 
     # ── files ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write all, the binarizer too, to one file, atomically.
 
         Args:
@@ -267,22 +275,25 @@ class BinaryCandidates:
         """
         parameters = {"kind": self.kind, "binarizer": self.binarizer._parameters}
         arrays = {_BINARIZER + name: array for name, array in self.binarizer._arrays.items()}
-        write_archive(path, _FORMAT, _FORMAT_VERSION, parameters, arrays | self._held.arrays())
+        write_archive(Path(path), _FORMAT, _FORMAT_VERSION, parameters, arrays | self._held.arrays())
 
     @classmethod
-    def load(cls, path: Path, dim: int, description: str) -> BinaryCandidates:
+    def load(
+        cls, path: str | os.PathLike[str], dim: int | None = None, description: str | None = None
+    ) -> BinaryCandidates:
         """Read what `save` wrote.
 
         Args:
             path: the file given to `save`.
-            dim: numbers of an encoding, as expected.
-            description: as expected.
+            dim: numbers of an encoding, as expected; None takes any.
+            description: as expected; None takes any.
 
         Raises:
             FileNotFoundError: there is no such file.
             CorruptIndexError: the file is damaged, or its dim or description is another.
             ValueError: a newer chamfer wrote it.
         """
+        path = Path(path)
         parameters, arrays = read_archive(path, _FORMAT, _FORMAT_VERSION)
         try:
             of_binarizer = {name: arrays.pop(name) for name in list(arrays) if name.startswith(_BINARIZER)}
@@ -291,7 +302,7 @@ class BinaryCandidates:
             self._held.read(arrays)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CorruptIndexError(f"{path}: its contents do not fit together ({error})") from None
-        if (self.dim, self.description) != (dim, description):
+        if self.dim != (dim or self.dim) or self.description != (description or self.description):
             raise CorruptIndexError(
                 f"{path}: expected {description!r} of {dim} dims, got {self.description!r} of {self.dim}"
             )

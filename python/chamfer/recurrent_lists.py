@@ -11,11 +11,7 @@ from chamfer import _core
 from chamfer._runtime import resolve_isa
 from chamfer.binary import RecurrentCodes, sdc_topk
 from chamfer.candidates import default_nprobe
-from chamfer.faiss_parts import (
-    QUERIES_AT_A_TIME,
-    on_threads,
-    trained_centres,
-)
+from chamfer.faiss_parts import QUERIES_AT_A_TIME, on_threads, trained_centres
 from chamfer.recurrent import RecurrentBinarizer
 
 # Encodings whose products with all centres are held at once.
@@ -96,6 +92,18 @@ class RecurrentLists:
                 ascending = np.argsort(joined)
                 joined, held = joined[ascending], held._select(ascending)
             self._rows[i], self._codes[i] = joined, held
+
+    def append(self, others: RecurrentLists, kept: NDArray[np.int64]) -> None:
+        """Add these rows, ascending, of lists that were trained as these; after n rows here they are n, n + 1, ..."""
+        begin = self.num_documents
+        for i, (rows, codes) in enumerate(zip(others._rows, others._codes, strict=True)):
+            staying = np.flatnonzero(np.isin(rows, kept))
+            if len(staying) == 0:
+                continue
+            more = codes if len(staying) == len(rows) else codes._select(staying)
+            following = begin + np.searchsorted(kept, rows[staying])
+            self._rows[i] = np.concatenate([self._rows[i], following])
+            self._codes[i] = self._codes[i]._followed_by(more)
 
     def remove(self, rows: NDArray[np.int64]) -> int:
         """Remove rows, each given once, and return how many there were."""

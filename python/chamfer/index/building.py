@@ -158,7 +158,7 @@ def build_in_parts(
                 release(segments[-1].documents.vectors)
                 advance(end - begin)
                 begin = end
-        if (whole := _merged_parts(folder, model, segments, budget, progress)) is not None:
+        if (whole := _merged_parts(folder, model, template, segments, budget, progress)) is not None:
             _remove(folder, segments)
             segments = [whole]
     except BaseException:
@@ -167,16 +167,19 @@ def build_in_parts(
     return model, segments
 
 
-def _merged_parts(folder: Path, model: Model, parts: Sequence[Segment], budget: int, progress: bool) -> Segment | None:
+def _merged_parts(
+    folder: Path, model: Model, template: Candidates, parts: Sequence[Segment], budget: int, progress: bool
+) -> Segment | None:
     """Return the parts of a build as one segment, since a search asks each; None where they had better stay.
 
     That is where their encodings outgrow the budget or would have to be made again, and where the disk has no room for
     both: parts are an index too, and `compact` tells what is amiss.
     """
     kept = [(part.candidates, part.live_rows()) for part in parts]
-    if len(parts) == 1 or sum(candidates.nbytes for candidates, _ in kept) > budget // _SHARE_TO_JOIN:
+    size = sum(candidates.nbytes - template.nbytes for candidates, _ in kept)
+    if len(parts) == 1 or size > budget // _SHARE_TO_JOIN:
         return None
-    candidates = parts[0].candidates.joined(kept)
+    candidates = template.joined(kept)
     if candidates is None:
         return None
     with suppress(OSError):
