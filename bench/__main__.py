@@ -17,6 +17,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     kernels = commands.add_parser("kernels", help="MaxSim and FDE kernels, memory, import time")
     kernels.add_argument("--peers", action="store_true", help="also the peers that are installed, see bench/peers.py")
+    kernels.add_argument("--only", nargs="+", metavar="NAME", help="only groups whose name contains one of these")
     roofline = commands.add_parser("roofline", help="what this core can do at best: arithmetic and reading")
     picture = commands.add_parser("picture", help="draw docs/{kernels,search,binary}.png from bench/results")
     picture.add_argument("--results", type=Path, nargs="+", help="other JSON files, of `kernels`, `search` or `binary`")

@@ -94,21 +94,24 @@ QUICK = Sizes(
 )
 
 
-def run(*, peers: bool, quick: bool, rounds: int | None, output: Path | None) -> dict[str, Any]:
-    """Measure everything, print it, write it; return what was written."""
+def run(*, peers: bool, only: list[str] | None, quick: bool, rounds: int | None, output: Path | None) -> dict[str, Any]:
+    """Measure everything, or only groups whose name contains one of these; print, write and return it."""
     sizes, budget = QUICK if quick else Sizes(), Budget.of(quick=quick, rounds=rounds)
-    result = record.begin("kernels", {"quick": quick, "peers": peers, "sizes": vars(sizes), "budget": vars(budget)})
+    settings = {"quick": quick, "peers": peers, "only": only, "sizes": vars(sizes), "budget": vars(budget)}
+    result = record.begin("kernels", settings)
     roofline = Roofline(budget)
     rows: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
     for group, contestants, baseline in groups(sizes, peers, skipped):
-        rows += measure_group(group, contestants, roofline, budget, baseline)
-    rows += recall_rows(sizes)
-    rows += processes.memory_rows(sizes.memory_items, sizes.fde_document_length, DIM)
-    rows += processes.import_rows(sizes.import_rounds)
+        if only is None or any(part in group for part in only):
+            rows += measure_group(group, contestants, roofline, budget, baseline)
+    if only is None:
+        rows += recall_rows(sizes)
+        rows += processes.memory_rows(sizes.memory_items, sizes.fde_document_length, DIM)
+        rows += processes.import_rows(sizes.import_rounds)
     result |= {"rows": rows, "skipped": skipped, "figures": figures(rows)}
     record.print_kernels(result)
-    record.finish(result, output, None if quick else "kernels")
+    record.finish(result, output, None if quick or only else "kernels")
     return result
 
 

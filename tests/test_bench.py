@@ -108,6 +108,13 @@ def test_chamfer_is_right_in_every_row(kernels: dict[str, Any]) -> None:
             assert errors.get(exact, 0.0) == 0.0, row["name"]
 
 
+def test_only_some_kernels_may_be_measured(tmp_path: Path) -> None:
+    result = run_bench("kernels", "--quick", "--only", "sdc formulas", output=tmp_path / "some.json")
+    assert {row["group"].partition(",")[0] for row in result["rows"]} == {"sdc formulas"}
+    assert result["figures"]
+    assert all("times as fast as bitwise" in figure["name"] for figure in result["figures"])
+
+
 def test_an_absent_peer_is_reported_not_fatal(kernels: dict[str, Any]) -> None:
     libraries = {row.get("library") for row in kernels["rows"]}
     for name, version in kernels["environment"]["peers"].items():
