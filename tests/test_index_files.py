@@ -90,6 +90,13 @@ def test_any_name_of_a_folder_will_do(tmp_path, some, queries):
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are any bytes on Linux only")
+def test_a_name_need_not_be_text(tmp_path, some, queries):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    index = build(some, path)
+    assert_same_answers(index, ch.Index.open(path, verify=True), queries)
+
+
 def test_token_vectors_and_codes_of_an_opened_index_stay_on_disk(tmp_path, some):
     build(some, tmp_path, rerank=["int8", "float16", "exact"])
     opened = ch.Index.open(tmp_path)

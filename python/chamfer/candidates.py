@@ -26,6 +26,7 @@ from chamfer.faiss_parts import (
     inside,
     keeping_ids,
     on_threads,
+    read_index,
     row_after,
     selector_of,
     translated,
@@ -404,11 +405,11 @@ class FaissCandidates:
         """
         try:
             try:
-                index = faiss.read_index(str(path))
+                index = read_index(path)
             except RuntimeError:
                 # FAISS does not tell a disk that fails from contents that do not fit: this raises OSError then.
                 file_checksum(path)
-                index = faiss.read_index(str(path))
+                index = read_index(path)
             self = cls(index, dim)
         except (RuntimeError, ValueError) as error:
             raise CorruptIndexError(f"{path}: not a FAISS index of {dim} dims ({cause_of(error)})") from None

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import faiss
@@ -194,6 +195,16 @@ def add_in_order(index: Any, codes: NDArray[Any], rows: NDArray[np.int64]) -> No
         end = begin + max(_STRETCH, index.ntotal // _STRETCH_SHARE)
         index.add_with_ids(codes[begin:end], rows[begin:end])
         begin = end
+
+
+def read_index(path: Path) -> Any:
+    """Return a FAISS index from a file of any name: FAISS's own reader, which is faster, takes what is UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with path.open("rb") as file:
+            return faiss.read_index(faiss.PyCallbackIOReader(file.read))  # type: ignore[attr-defined]  # not in its stubs
+    return faiss.read_index(str(path))
 
 
 def writer_to(write: Callable[[bytes], int]) -> Any:
