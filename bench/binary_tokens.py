@@ -21,7 +21,7 @@ Floats = NDArray[np.float32]
 Items = ch.TokenVectors | ch.TokenCodes
 
 # Names of the package's codecs, a row each.
-CODECS = ("binary", "scalar:2", "scalar:4", "int8")
+CODECS = ("binary", "recurrent:1", "scalar:2", "recurrent:2", "scalar:4", "recurrent:4", "int8")
 
 # Distance of neighbouring levels that code normal numbers of variance 1 with the least error: Max (1960), table 2.
 _STEPS = {2: 0.9957, 4: 0.3352}
