@@ -476,7 +476,12 @@ def test_parts_that_do_not_fit_together_are_corrupt(tmp_path, kind, binarizer, e
         with pytest.raises(ch.CorruptIndexError, match="do not fit together"):
             BinaryCandidates.load(path, DIM, candidates.description)
     write_archive(path, "chamfer.BinaryCandidates", 1, parameters, arrays)
-    for dim, description in ((13, candidates.description), (DIM, "SDC of 7 bits")):
+    for dim, description in (
+        (13, candidates.description),
+        (0, candidates.description),
+        (DIM, "SDC of 7 bits"),
+        (DIM, ""),
+    ):
         with pytest.raises(ch.CorruptIndexError, match=f"expected '{description}' of {dim} dims, got '{kind} of"):
             BinaryCandidates.load(path, dim, description)
     write_archive(path, "chamfer.BinaryCandidates", 2, parameters, arrays)

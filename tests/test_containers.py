@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,6 +84,34 @@ def test_parts_are_written_one_after_the_other(tmp_path, monkeypatch):
     write_container(tmp_path / "whole", FORMAT, 1, {}, {"x": [whole]})
     np.testing.assert_array_equal(read(tmp_path / "parts").arrays["x"], whole)
     assert file_checksum(tmp_path / "parts") == file_checksum(tmp_path / "whole")
+
+
+def mapped_bytes():
+    """What this process's memory holds of files."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssFile"))
+    return int(line.split()[1]) * 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory of a process is read from /proc")
+def test_what_is_written_of_a_map_does_not_stay_in_memory(tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((40, 2**20), np.uint8))
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    before = mapped_bytes()
+    write(tmp_path / "file", {"x": mapped})
+    assert mapped_bytes() - before < 10e6
+    assert mapped.all()
+    assert mapped_bytes() - before > 30e6  # as long as nobody lets it go
+    _containers.release(mapped)
+    assert mapped_bytes() - before < 10e6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is locked as Linux does it")
+def test_a_map_that_is_locked_in_memory_is_written(tmp_path):
+    np.save(tmp_path / "x.npy", ARRAYS["float32"])
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    if ctypes.CDLL(None).mlock(ctypes.c_void_p(mapped.ctypes.data), ctypes.c_size_t(mapped.nbytes)):
+        pytest.skip("this process may not lock memory")
+    np.testing.assert_array_equal(read(write(tmp_path / "file", {"x": mapped})).arrays["x"], ARRAYS["float32"])
 
 
 @pytest.mark.parametrize("arrays", [{}, {"x": np.empty((0, 3), np.float32)}], ids=["none", "empty"])

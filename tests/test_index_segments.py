@@ -9,7 +9,7 @@ import pytest
 
 import chamfer as ch
 from chamfer.candidates import FaissCandidates
-from chamfer.index import SearchSettings, building
+from chamfer.index import SearchSettings, building, storage
 from samples import off_centre_collection, random_binarizer
 from small_indexes import DIM, QUERIES, Expected, build, folders, small_reducer, some_documents
 
@@ -93,12 +93,19 @@ def test_a_reducer_that_was_given_stays(tmp_path):
     np.testing.assert_array_equal(again, encoder.encode_queries(QUERIES))
 
 
-def test_a_model_is_fitted_anew_in_bounded_memory(tmp_path):
+@pytest.mark.parametrize("share", [8, 2**21], ids=["one part", "many parts"])
+def test_a_model_is_fitted_anew_in_bounded_memory(tmp_path, monkeypatch, share):
+    monkeypatch.setattr(building, "_SHARE_OF_BUDGET", share)
+    made = parts_made(monkeypatch)
     rng = np.random.default_rng(0)
     documents = off_centre_collection(rng, [2] * 90, dim=4)
     index = ch.Index.build(documents._run(0, 40), path=tmp_path, reducer="fde", candidates="Flat")
     index.add(documents._run(40, 90), range(40, 90))
+    made.clear()
     index.compact(memory_budget="256MiB")
+    assert len(made) > 1 if share > 8 else len(made) == 1
+    assert index.stats()["num_segments"] == 1
+    assert len(folders(tmp_path)) == 2
     assert index.stats()["num_fitted"] == 90
     exact = ch.maxsim_topk(documents[3], documents, 5)[1]
     np.testing.assert_array_equal(index.search(documents[3], 5, exact=True).ids, exact)
@@ -165,6 +172,9 @@ def test_merging_shows_how_far_it_is(tmp_path, capsys):
     shown = capsys.readouterr().err
     assert "merge segments: 100%" in shown
     index.compact(progress=True)  # nothing is left to do
+    index = build(10, None)[0]
+    index.add(documents, range(100, 110))
+    index.compact(progress=True)  # in memory, at once
     assert not capsys.readouterr().err
 
 
@@ -183,11 +193,22 @@ def parts_made(monkeypatch):
     return made
 
 
-@pytest.mark.parametrize("mode", ["r", "c", None])
-def test_an_index_is_built_in_parts_where_memory_is_bounded(tmp_path, monkeypatch, mode):
+def twenty_documents():
+    """A collection, and its exact best for QUERIES."""
+    collection = off_centre_collection(np.random.default_rng(3), [3, 0, 5, 1, 2] * 4, dim=DIM)
+    return collection, ch.maxsim_topk(QUERIES, collection, 6)[1]
+
+
+def build_in_parts(path, monkeypatch, collection, **options):
     monkeypatch.setattr(building, "_SHARE_OF_BUDGET", 2**21)  # 32 bytes of vectors a segment, and of the sample
     monkeypatch.setattr(building, "_FEWEST_FITTED", 7)
-    collection = off_centre_collection(RNG, [3, 0, 5, 1, 2] * 4, dim=DIM)
+    options = {"reducer": small_reducer(), "candidates": "Flat", "rerank": "exact", **options}
+    return ch.Index.build(collection, path=path, memory_budget="256MiB", **options)
+
+
+@pytest.mark.parametrize("mode", ["r", "c", None])
+def test_an_index_is_built_in_parts_where_memory_is_bounded(tmp_path, monkeypatch, mode):
+    collection = twenty_documents()[0]
     if mode is not None:
         np.save(tmp_path / "vectors.npy", collection.vectors)
         collection = ch.TokenVectors(np.load(tmp_path / "vectors.npy", mmap_mode=mode), collection.offsets)
@@ -196,15 +217,8 @@ def test_an_index_is_built_in_parts_where_memory_is_bounded(tmp_path, monkeypatc
     before = np.array(collection.vectors)
     metadata = [{"n": i} for i in range(20)]
     made = parts_made(monkeypatch)
-    index = ch.Index.build(
-        collection,
-        [f"d{i}" for i in range(20)],
-        reducer=small_reducer(),
-        rerank=["int8", "exact"],
-        metadata=metadata,
-        path=tmp_path / "index",
-        memory_budget="256MiB",
-    )
+    options = {"ids": [f"d{i}" for i in range(20)], "rerank": ["int8", "exact"], "metadata": metadata}
+    index = build_in_parts(tmp_path / "index", monkeypatch, collection, **options)
     np.testing.assert_array_equal(collection.vectors, before)
     assert index.stats()["num_segments"] == 1
     assert len(made) > 4
@@ -219,32 +233,89 @@ def test_an_index_is_built_in_parts_where_memory_is_bounded(tmp_path, monkeypatc
     index.close()
 
 
-@pytest.mark.parametrize("why", ["a graph cannot be joined", "encodings outgrow the budget", "the disk is full"])
+@pytest.mark.parametrize("why", ["a graph cannot be joined", "encodings outgrow the budget"])
 def test_parts_that_cannot_be_merged_are_an_index_too(tmp_path, monkeypatch, why):
-    monkeypatch.setattr(building, "_SHARE_OF_BUDGET", 2**21)
-    monkeypatch.setattr(building, "_FEWEST_FITTED", 7)
     made = parts_made(monkeypatch)
     if why == "encodings outgrow the budget":
         monkeypatch.setattr(building, "_SHARE_TO_JOIN", 2**28)
-    if why == "the disk is full":
-
-        def no_space(*_):
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(building, "_joined_segment", no_space)
-    collection = off_centre_collection(RNG, [3, 0, 5, 1, 2] * 4, dim=DIM)
+    collection, rows = twenty_documents()
     candidates = "HNSW8" if why == "a graph cannot be joined" else "Flat"
-    options = {"reducer": small_reducer(), "candidates": candidates, "rerank": "exact", "memory_budget": "256MiB"}
-    index = ch.Index.build(collection, path=tmp_path, **options)
+    index = build_in_parts(tmp_path, monkeypatch, collection, candidates=candidates)
     assert index.stats()["num_segments"] == len(made) > 4
     assert len(folders(tmp_path)) == len(made) + 1
-    rows = ch.maxsim_topk(QUERIES, collection, 6)[1]
     for one in (index, ch.Index.open(tmp_path, verify=True)):
         assert one.search(QUERIES, 6).ids.tolist() == rows.tolist()
     monkeypatch.undo()
     index.compact()
     assert index.stats()["num_segments"] == 1
     assert index.search(QUERIES, 6).ids.tolist() == rows.tolist()
+
+
+NO_SPACE = OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("error", [NO_SPACE, MemoryError(), KeyboardInterrupt()], ids=["disk", "memory", "Ctrl-C"])
+@pytest.mark.parametrize("where", ["joined", "save"])
+def test_a_merge_of_parts_that_fails_leaves_them_and_nothing_else(tmp_path, monkeypatch, where, error):
+    made = parts_made(monkeypatch)
+    original, join, is_merging = getattr(FaissCandidates, where), building._joined_segment, False
+
+    def merge(*arguments):
+        nonlocal is_merging
+        is_merging = True
+        return join(*arguments)
+
+    def fail(*arguments):
+        if where == "joined" or is_merging:
+            raise error
+        return original(*arguments)
+
+    monkeypatch.setattr(building, "_joined_segment", merge)
+    monkeypatch.setattr(FaissCandidates, where, fail)
+    collection, rows = twenty_documents()
+    if isinstance(error, KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt):
+            build_in_parts(tmp_path, monkeypatch, collection)
+        assert not folders(tmp_path)
+        return
+    with pytest.warns(RuntimeWarning, match=r"segments are not merged \((\[Errno 28\]|out of memory)"):
+        index = build_in_parts(tmp_path, monkeypatch, collection)
+    assert index.stats()["num_segments"] == len(made) > 4
+    assert len(folders(tmp_path)) == len(made) + 1
+    assert index.search(QUERIES, 6).ids.tolist() == rows.tolist()
+
+
+def test_many_parts_are_merged_on_the_way(tmp_path, monkeypatch):
+    """The map of each takes a file descriptor."""
+    made, most = parts_made(monkeypatch), 0
+    new_segment = building.new_segment
+
+    def count(*arguments):
+        nonlocal most
+        most = max(most, len(folders(tmp_path)))
+        return new_segment(*arguments)
+
+    monkeypatch.setattr(building, "new_segment", count)
+    monkeypatch.setattr(building, "_MOST_PARTS", 3)
+    collection, rows = twenty_documents()
+    index = build_in_parts(tmp_path, monkeypatch, collection)
+    assert len(made) > 9
+    assert most <= 3 + len(made) // 3
+    assert index.stats()["num_segments"] == 1
+    assert index.ids.tolist() == [*range(20)]
+    assert index.search(QUERIES, 6).ids.tolist() == rows.tolist()
+
+
+def test_what_was_merged_goes_at_once(tmp_path, monkeypatch):
+    seen, write_whole = [], storage.write_whole
+
+    def write(*arguments):
+        seen.append(folders(tmp_path))
+        return write_whole(*arguments)
+
+    monkeypatch.setattr(storage, "write_whole", write)
+    build_in_parts(tmp_path, monkeypatch, twenty_documents()[0])
+    assert [len(names) for names in seen] == [1]
 
 
 @pytest.mark.parametrize(
@@ -262,14 +333,15 @@ def test_a_wrong_budget_is_named(tmp_path, budget, error, message):
     assert not [*tmp_path.iterdir()]
 
 
-def test_a_budget_needs_a_folder_and_an_order():
+def test_a_budget_needs_a_folder_and_the_order_of_input(tmp_path):
     with pytest.raises(ValueError, match="memory_budget: expected a path with it"):
         ch.Index.build(some_documents(RNG, 5), memory_budget="1GB")
+    with pytest.raises(ValueError, match="insertion_order: expected 'input' where memory_budget is given"):
+        ch.Index.build(some_documents(RNG, 5), path=tmp_path, memory_budget="1GB", insertion_order="random")
+    assert not folders(tmp_path)
 
 
 def test_a_build_in_parts_that_fails_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(building, "_SHARE_OF_BUDGET", 2**21)
-    monkeypatch.setattr(building, "_FEWEST_FITTED", 7)
     save, calls = FaissCandidates.save, itertools.count()
 
     def no_space(self, path):
@@ -279,5 +351,5 @@ def test_a_build_in_parts_that_fails_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(FaissCandidates, "save", no_space)
     with pytest.raises(OSError, match="No space left"):
-        ch.Index.build(some_documents(RNG, 30), reducer=small_reducer(), path=tmp_path, memory_budget="256MiB")
+        build_in_parts(tmp_path, monkeypatch, twenty_documents()[0])
     assert not folders(tmp_path)

@@ -64,6 +64,17 @@ def test_what_is_added_after_a_removal_is_found(kind):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("kind", ["PQ32x4fs_64", "PQ32x4fs_128", "IVF8,PQ32x4fs_64", "PCA16,PQ16x4fs_64"])
+def test_blocks_that_faiss_garbles_are_neither_joined_nor_removed_from(kind):
+    candidates = filled(trained(kind), encodings(300))
+    before = candidates.search(encodings(20, 3), 30, 1)
+    assert candidates.joined([(candidates, np.arange(300))]) is None
+    with pytest.raises(ValueError, match=r"^candidates: FAISS cannot remove from .*; choose blocks of 32 codes"):
+        candidates.remove(np.arange(10))
+    for a, b in zip(candidates.search(encodings(20, 3), 30, 1), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("kind", ["HNSW8", "HNSW8,SQ8", "SQ8,RFlat"])
 def test_what_faiss_cannot_join_is_none(kind):
     template = trained(kind)

@@ -15,6 +15,7 @@ import mmap
 import os
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,8 @@ def advise(array: NDArray[Any], advice: str) -> None:
         return
     begin = array.__array_interface__["data"][0] - base.__array_interface__["data"][0]
     begin -= begin % mmap.PAGESIZE
-    mapped.madvise(option, begin, min(array.nbytes, len(mapped) - begin))
+    with suppress(OSError):  # pages that are locked stay
+        mapped.madvise(option, begin, min(array.nbytes, len(mapped) - begin))
 
 
 def release(array: NDArray[Any]) -> None:

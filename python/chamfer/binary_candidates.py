@@ -302,9 +302,10 @@ class BinaryCandidates:
             self._held.read(arrays)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CorruptIndexError(f"{path}: its contents do not fit together ({error})") from None
-        if self.dim != (dim or self.dim) or self.description != (description or self.description):
+        wanted = (self.dim if dim is None else dim, self.description if description is None else description)
+        if wanted != (self.dim, self.description):
             raise CorruptIndexError(
-                f"{path}: expected {description!r} of {dim} dims, got {self.description!r} of {self.dim}"
+                f"{path}: expected {wanted[1]!r} of {wanted[0]} dims, got {self.description!r} of {self.dim}"
             )
         return self
 

@@ -23,8 +23,10 @@ from chamfer.faiss_parts import (
     clear_unused,
     faiss_threads,
     id_keeper,
+    innermost,
     inside,
     keeping_ids,
+    moves_codes,
     on_threads,
     read_index,
     row_after,
@@ -275,8 +277,11 @@ class FaissCandidates:
         """Take out the encodings of these rows, and return how many there were; the others keep their rows.
 
         Raises:
-            ValueError: FAISS cannot remove from such an index: a graph, or one that refines ("RFlat").
+            ValueError: FAISS cannot remove from such an index: a graph, one that refines ("RFlat"), or a fast scan in
+                blocks of other than 32 ("PQ64x4fs_64").
         """
+        if not moves_codes(self._index):
+            raise ValueError(f"candidates: FAISS cannot remove from {self.description!r}; choose blocks of 32 codes")
         index = keeping_ids(self._index)  # without ids, FAISS moves up the rows that follow
         if self._next_row is None:
             self._next_row = row_after(self._index)
@@ -294,8 +299,11 @@ class FaissCandidates:
     def joined(self, parts: Sequence[tuple[Candidates, NDArray[np.int64]]]) -> FaissCandidates | None:
         """Return encodings of several, trained as these are, as one: these rows of each, which become 0, 1, 2, ...
 
-        None where FAISS cannot: graphs, and inverted lists of which some rows are left out.
+        None where FAISS cannot: graphs, inverted lists of which some rows are left out, and fast scans in blocks of
+        other than 32.
         """
+        if not moves_codes(self._index):
+            return None
         made = self.empty_copy()
         keeps_ids = id_keeper(made._index) is not None
         for part, rows in parts:
@@ -319,10 +327,7 @@ class FaissCandidates:
     @property
     def takes_allowed(self) -> bool:
         """Whether FAISS finds what it is told it may: not scans of product quantizers, fast or not, nor graphs."""
-        inner = self._index
-        while (wrapped := inside(inner)) is not None:
-            inner = wrapped
-        return isinstance(inner, _SELECTING)
+        return isinstance(innermost(self._index), _SELECTING)
 
     def empty_copy(self) -> FaissCandidates:
         """Return the same, trained as these are, without encodings.

@@ -34,6 +34,7 @@ of e): more nodes seen, more links pruned.
 
 _FAST_SCANS: Any = (faiss.IndexFastScan,)
 _FAST_SCANS_IN_LISTS: Any = (faiss.IndexIVFFastScan,)
+_BLOCK = 32  # codes, of a fast scan whose factory string names no other
 
 
 def inside(index: Any) -> Any:
@@ -115,11 +116,22 @@ def selector_of(bits: NDArray[np.uint8]) -> Any:
     return faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg,arg-type]  # its stub is SWIG's, not that of FAISS's wrapper
 
 
+def innermost(index: Any) -> Any:
+    """Return what is inside all that wraps it, by its own class."""
+    while (wrapped := inside(index)) is not None:
+        index = wrapped
+    return index
+
+
+def moves_codes(index: Any) -> bool:
+    """Whether FAISS can remove and join codes: of fast scans in blocks of other than 32 it makes others of them."""
+    scan = innermost(index)
+    return not isinstance(scan, _FAST_SCANS + _FAST_SCANS_IN_LISTS) or scan.bbs == _BLOCK
+
+
 def clear_unused(index: Any) -> None:
     """Zero what a fast scan's last blocks hold beyond their codes: FAISS leaves removed codes there, and adds by OR."""
-    scan: Any = index
-    while (wrapped := inside(scan)) is not None:
-        scan = wrapped
+    scan: Any = innermost(index)
     if isinstance(scan, _FAST_SCANS):
         codes: Any = faiss.rev_swig_ptr(scan.codes.data(), scan.codes.size())
         _clear_last_block(scan.get_CodePacker(), codes, int(scan.ntotal))

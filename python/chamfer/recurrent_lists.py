@@ -97,12 +97,12 @@ class RecurrentLists:
         """Add these rows, ascending, of lists that were trained as these; after n rows here they are n, n + 1, ..."""
         begin = self.num_documents
         for i, (rows, codes) in enumerate(zip(others._rows, others._codes, strict=True)):
-            staying = np.flatnonzero(np.isin(rows, kept))
+            places = np.searchsorted(kept, rows)
+            staying = np.flatnonzero(kept[np.minimum(places, len(kept) - 1)] == rows) if len(kept) else rows[:0]
             if len(staying) == 0:
                 continue
             more = codes if len(staying) == len(rows) else codes._select(staying)
-            following = begin + np.searchsorted(kept, rows[staying])
-            self._rows[i] = np.concatenate([self._rows[i], following])
+            self._rows[i] = np.concatenate([self._rows[i], begin + places[staying]])
             self._codes[i] = self._codes[i]._followed_by(more)
 
     def remove(self, rows: NDArray[np.int64]) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,12 @@ _MOST_QUERIES = 500
 _SHARE_OF_BUDGET = 8
 _LEAST_BUDGET = 256 * 2**20
 
-# Of the same, what encodings may take that are joined at the end, when they are held twice and nothing is encoded.
-_SHARE_TO_JOIN = 4
+# Of the same, what encodings may take that are joined: those of the parts, what FAISS copies and what becomes of them
+# are held at once, three times as many.
+_SHARE_TO_JOIN = 8
+
+# Parts are merged when there are so many, since the map of each takes a file descriptor; and all at the end.
+_MOST_PARTS = 64
 
 # In bounded memory a model is fitted to a sample that takes the same share, of this many documents or more, read some
 # at a time: what is read of a map counts as this process's memory until it is let go.
@@ -134,7 +139,7 @@ def build_in_parts(
 ) -> tuple[Model, list[Segment]]:
     """Return a model of a collection, and the collection as a segment in a folder, made in parts of the budget.
 
-    Where parts cannot be merged within the budget, each stays a segment.
+    Where parts cannot be merged within the budget, there are several; see `_Parts`.
     """
     sample = _sample(documents, budget // _SHARE_OF_BUDGET)
     reducer = resolve_reducer(wish.reducer, sample, wish.queries, num_threads, progress)
@@ -143,7 +148,7 @@ def build_in_parts(
     model = replace(model, num_documents=len(documents))
     del sample
     most = max(1, budget // (_SHARE_OF_BUDGET * 4 * documents.dim))
-    segments: list[Segment] = []
+    parts = _Parts(folder, model, template, budget, progress)
     begin = 0
     try:
         with progress_bar(len(documents), "index documents", progress) as advance:
@@ -151,40 +156,71 @@ def build_in_parts(
                 last = int(documents.offsets[begin]) + most
                 end = max(begin + 1, int(np.searchsorted(documents.offsets, last, side="right")) - 1)
                 part = documents._run(begin, end)
-                segments.append(
-                    new_segment(folder, model, template, part, ids[begin:end], metadata[begin:end], num_threads)
-                )
+                made = new_segment(folder, model, template, part, ids[begin:end], metadata[begin:end], num_threads)
                 release(documents.vectors)
-                release(segments[-1].documents.vectors)
+                release(made.documents.vectors)
+                parts.add(made)
                 advance(end - begin)
                 begin = end
-        if (whole := _merged_parts(folder, model, template, segments, budget, progress)) is not None:
-            _remove(folder, segments)
-            segments = [whole]
+        parts.merge(0)
     except BaseException:
-        _remove(folder, segments)
+        _remove(folder, parts.segments)
         raise
-    return model, segments
+    return model, parts.segments
 
 
-def _merged_parts(
-    folder: Path, model: Model, template: Candidates, parts: Sequence[Segment], budget: int, progress: bool
-) -> Segment | None:
-    """Return the parts of a build as one segment, since a search asks each; None where they had better stay.
+class _Parts:
+    """The segments of a build in parts, merged where that is possible, since a search asks each.
 
-    That is where their encodings outgrow the budget or would have to be made again, and where the disk has no room for
-    both: parts are an index too, and `compact` tells what is amiss.
+    They stay as they are if their encodings outgrow the budget or would have to be made again; and, with a warning, if
+    disk or memory does not suffice: parts are an index too.
     """
-    kept = [(part.candidates, part.live_rows()) for part in parts]
-    size = sum(candidates.nbytes - template.nbytes for candidates, _ in kept)
-    if len(parts) == 1 or size > budget // _SHARE_TO_JOIN:
-        return None
-    candidates = template.joined(kept)
-    if candidates is None:
-        return None
-    with suppress(OSError):
-        return _joined_segment(folder, model, parts, lambda _: candidates, progress)
-    return None
+
+    def __init__(self, folder: Path, model: Model, template: Candidates, budget: int, progress: bool) -> None:
+        self.segments: list[Segment] = []
+        self._num_merged = 0  # of these, the first ones
+        self._can_merge = True
+        self._folder, self._model, self._template = folder, model, template
+        self._budget, self._progress = budget, progress
+
+    def add(self, segment: Segment) -> None:
+        """Append one; all since the last merged one become one when there are many."""
+        self.segments.append(segment)
+        if len(self.segments) - self._num_merged >= _MOST_PARTS:
+            self.merge(self._num_merged)
+
+    def merge(self, first: int) -> None:
+        """Merge all from the first on."""
+        old = self.segments[first:]
+        if not self._can_merge or len(old) == 1:
+            return
+        whole = self._merged(old)
+        self._can_merge = whole is not None
+        if whole is None:
+            return
+        self.segments.append(whole)
+        _remove(self._folder, old)
+        self.segments[first:] = [whole]
+        self._num_merged = len(self.segments)
+
+    def _merged(self, parts: Sequence[Segment]) -> Segment | None:
+        kept = [(part.candidates, part.live_rows()) for part in parts]
+        size = sum(candidates.nbytes - self._template.nbytes for candidates, _ in kept)
+        if size > self._budget // _SHARE_TO_JOIN:
+            return None
+        try:
+            joined = self._template.joined(kept)
+            if joined is None:
+                return None
+            return _joined_segment(self._folder, self._model, parts, lambda _: joined, self._progress)
+        except (OSError, MemoryError) as error:
+            warnings.warn(
+                f"{self._folder}: {len(parts)} segments are not merged ({str(error) or 'out of memory'}), which makes "
+                "searches slower; `compact` the index when there is room",
+                RuntimeWarning,
+                stacklevel=6,  # who called Index.build
+            )
+            return None
 
 
 def _remove(folder: Path, segments: Sequence[Segment]) -> None:
@@ -254,7 +290,7 @@ def merged_segment(
     kept = [(segment.candidates, segment.live_rows()) for segment in segments]
 
     def fill(documents: TokenVectors) -> Candidates:
-        return template.joined(kept) or more_candidates(template, model.reducer, documents, num_threads)
+        return template.joined(kept) or more_candidates(template, model.reducer, documents, num_threads, progress)
 
     return _joined_segment(folder, model, segments, fill, progress)
 
@@ -270,8 +306,15 @@ def _joined_segment(
     metadata = SegmentMetadata(_live_metadata(segments))
     arrays = live_arrays(segments)
     size = sum(part.nbytes for parts in arrays.values() for part in parts)
-    with progress_bar(size, "merge segments", progress and folder is not None, "B") as advance:
-        return make_segment(folder, arrays, model.codecs, ids, metadata, fill, advance)
+    with ExitStack() as shown:
+        bar = progress_bar(size, "merge segments", progress and folder is not None, "B")
+        advance = shown.enter_context(bar)
+
+        def fill_after(documents: TokenVectors) -> Candidates:
+            shown.close()  # all is written
+            return fill(documents)
+
+        return make_segment(folder, arrays, model.codecs, ids, metadata, fill_after, advance)
 
 
 def _live_metadata(segments: Sequence[Segment]) -> bytes:

@@ -121,10 +121,12 @@ def _sample_size(candidates: Candidates, encoder: Reducer, num_documents: int) -
     return size
 
 
-def more_candidates(template: Candidates, encoder: Reducer, documents: TokenVectors, num_threads: int) -> Candidates:
+def more_candidates(
+    template: Candidates, encoder: Reducer, documents: TokenVectors, num_threads: int, progress: bool = False
+) -> Candidates:
     """Return candidates of these documents, trained as those of the template are."""
     found = template.empty_copy()
-    _fill(found, encoder, documents, num_threads, False, "input", starts_drift=False)
+    _fill(found, encoder, documents, num_threads, progress, "input", starts_drift=False)
     return found
 
 

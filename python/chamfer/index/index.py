@@ -109,8 +109,10 @@ class Index:
                 the queries, which the fit then does not see; or, without queries, with passages of documents, whose
                 recall is only near that of real queries.
             memory_budget: bytes, or such as "1GB", that building may take, at least 256 MiB; needs a path. The
-                collection, best one that is memory-mapped, is then encoded and written in parts, each a segment of the
-                index. None holds all codes and encodings until they are written.
+                collection, best one that is memory-mapped, is then encoded and written in parts, and these are merged
+                if their encodings fit into an eighth of the budget and can be joined (graphs cannot), and the disk has
+                room for both (else there is a RuntimeWarning). If not, they stay segments, and each costs a search some
+                time. None holds all codes and encodings until they are written.
             num_threads: threads to use; None means the CPUs of this process.
             progress: show progress bars (needs tqdm: pip install "chamfer[cli]").
 
@@ -345,7 +347,7 @@ class Index:
         candidates than there are then are the defaults again. Readers go on with what they have open.
 
         Args:
-            memory_budget: as in `build`, where the model is fitted anew.
+            memory_budget: as in `build`, where the model is fitted anew: segments may be left.
             num_threads: threads to use; None means the CPUs of this process.
             progress: show progress bars (needs tqdm: pip install "chamfer[cli]").
 
@@ -353,7 +355,7 @@ class Index:
             ValueError: the index was opened to read, or a budget out of range.
             LockedIndexError: another process is changing the index.
             OSError: the disk is full: merging needs room for the merged segment beside the old ones, fitting anew for
-                the token vectors once more.
+                the token vectors once more, with a memory_budget twice more.
         """
         self._check_writable()
         self._writer.compact(resolve_num_threads(num_threads), progress, check_budget(memory_budget))
