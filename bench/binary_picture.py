@@ -45,7 +45,8 @@ def lines(result: dict[str, Any], panel: str) -> Lines:
 
 def _token_name(row: dict[str, Any]) -> str:
     if row["engine"] == "chamfer":
-        return _CODECS + ("" if row["queries"] == "8 bits" else f", query {row['queries']}")
+        turned = ", recurrent" if row["method"].startswith("recurrent:") else ""
+        return _CODECS + turned + ("" if row["queries"] == "8 bits" else f", query {row['queries']}")
     name = "uniform" if row["method"].startswith("uniform") else row["method"]
     return name + ("" if row["queries"] == "float32" else f", query {row['queries']}")
 

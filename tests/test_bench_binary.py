@@ -166,6 +166,7 @@ def test_lines_of_the_picture():
             for name, queries, engine, size in (
                 ("int8", "8 bits", "chamfer", 9),
                 ("binary", "8 bits", "chamfer", 1),
+                ("recurrent:1", "8 bits", "chamfer", 1),
                 ("binary", "signs", "chamfer", 1),
                 ("uniform 2 bits", "float32", "decoded", 2),
             )
@@ -178,6 +179,7 @@ def test_lines_of_the_picture():
     assert binary_picture.lines(result, "fde") == {}
     assert list(binary_picture.lines(result, "tokens")) == [
         "chamfer's codecs",
+        "chamfer's codecs, recurrent",
         "chamfer's codecs, query signs",
         "uniform",
     ]
