@@ -69,27 +69,27 @@ def fit_binarizer(
 
     SciFact's encodings of 512 numbers (R10@100 of floats is 0.940, R10@10 0.580), 300 queries, pairs of 809 others,
     scales of 4 bytes counted, one thread; peers are FAISS's, with vectors less their mean and queries as floats, RaBitQ
-    of randomly rotated vectors, or by definition (`python -m bench binary`):
+    of randomly rotated vectors, or by definition (`python -m bench binary`, beside other work):
 
     | codes | bytes | R10@100 | R10@10 | fitted in |
     | --- | --- | --- | --- | --- |
-    | OPQ256, 4 bits each | 128 | 0.934 | 0.563 | 120 s |
-    | 1,024 bits, loops=1 | 132 | 0.932 | 0.561 | 42 s |
-    | 1,024 bits, loops=1, no fine queries | 132 | 0.921 | 0.539 | 56 s |
+    | OPQ256, 4 bits each | 128 | 0.934 | 0.563 | 87 s |
+    | 1,024 bits, loops=1 | 132 | 0.932 | 0.561 | 35 s |
+    | 1,024 bits, loops=1, no fine queries | 132 | 0.921 | 0.539 | 39 s |
     | PQ256, 4 bits each | 128 | 0.918 | 0.514 | 2 s |
-    | RaBitQ, 1,024 numbers | 136 | 0.911 | 0.521 | 0.3 s |
-    | iterative quantization, 1,024 signs | 128 | 0.883 | 0.476 | 24 s |
-    | OPQ128, 4 bits each | 64 | 0.904 | 0.494 | 85 s |
-    | 512 bits, loops=0 | 68 | 0.903 | 0.507 | 61 s |
-    | RaBitQ, 512 numbers | 72 | 0.879 | 0.465 | 0.1 s |
-    | 512 bits, loops=1, no fine queries | 68 | 0.863 | 0.445 | 24 s |
-    | PQ128, 4 bits each | 64 | 0.834 | 0.419 | 1 s |
+    | RaBitQ, 1,024 numbers | 136 | 0.911 | 0.521 | 1 s |
+    | iterative quantization, 1,024 signs | 128 | 0.883 | 0.476 | 11 s |
+    | OPQ128, 4 bits each | 64 | 0.904 | 0.494 | 63 s |
+    | 512 bits, loops=0 | 68 | 0.903 | 0.507 | 37 s |
+    | RaBitQ, 512 numbers | 72 | 0.879 | 0.465 | 0 s |
+    | 512 bits, loops=1, no fine queries | 68 | 0.863 | 0.445 | 33 s |
+    | PQ128, 4 bits each | 64 | 0.835 | 0.419 | 1 s |
     | iterative quantization, 512 signs | 64 | 0.833 | 0.419 | 5 s |
 
     A binarizer that is compatible with an older one takes on its numbers. The old encoder being the eighth layer of the
     new one, queries of 1,024 bits find so many of the documents judged relevant to them (of the new encoder's exact top
-    10): old ones in old codes 0.777 (0.651), new ones in old codes 0.894 (0.822), in new codes 0.894 (0.843); without
-    compatibility in old codes 0.008 (0.003), in new codes 0.907 (0.921), all without fine queries. See docs/upgrade.md.
+    10): old ones in old codes 0.790 (0.667), new ones in old codes 0.882 (0.829), in new codes 0.873 (0.833); without
+    compatibility in old codes 0.025 (0.022), in new codes 0.912 (0.929). See docs/upgrade.md.
 
     Args:
         x: numbers, shape (n, dim), n at least 64: the vectors that are to be searched, or a sample of them.
