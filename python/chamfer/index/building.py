@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -32,6 +31,7 @@ from chamfer.index.segments import (
     encode_metadata,
     live_arrays,
     make_segment,
+    remove_segments,
 )
 from chamfer.token_vectors import TokenVectors, offsets_of
 
@@ -164,7 +164,7 @@ def build_in_parts(
                 begin = end
         parts.merge(0)
     except BaseException:
-        _remove(folder, parts.segments)
+        remove_segments(folder, parts.segments)
         raise
     return model, parts.segments
 
@@ -199,7 +199,7 @@ class _Parts:
         if whole is None:
             return
         self.segments.append(whole)
-        _remove(self._folder, old)
+        remove_segments(self._folder, old)
         self.segments[first:] = [whole]
         self._num_merged = len(self.segments)
 
@@ -221,12 +221,6 @@ class _Parts:
                 stacklevel=6,  # who called Index.build
             )
             return None
-
-
-def _remove(folder: Path, segments: Sequence[Segment]) -> None:
-    for segment in segments:
-        if segment.record is not None:
-            shutil.rmtree(folder / segment.record.name, ignore_errors=True)
 
 
 def _sample(documents: TokenVectors, num_bytes: int) -> TokenVectors:
@@ -307,8 +301,7 @@ def _joined_segment(
     arrays = live_arrays(segments)
     size = sum(part.nbytes for parts in arrays.values() for part in parts)
     with ExitStack() as shown:
-        bar = progress_bar(size, "merge segments", progress and folder is not None, "B")
-        advance = shown.enter_context(bar)
+        advance = shown.enter_context(progress_bar(size, "merge segments", progress and folder is not None, "B"))
 
         def fill_after(documents: TokenVectors) -> Candidates:
             shown.close()  # all is written

@@ -278,6 +278,13 @@ def make_segment(
         raise
 
 
+def remove_segments(folder: Path, segments: Sequence[Segment]) -> None:
+    """Remove the files of segments that are not in use; what cannot be removed now the next writer does."""
+    for segment in segments:
+        if segment.record is not None:
+            shutil.rmtree(folder / segment.record.name, ignore_errors=True)
+
+
 @contextmanager
 def temporary_documents(folder: Path | None, arrays: Arrays) -> Iterator[TokenVectors]:
     """Give the documents of these arrays as one collection: in a file that goes after the block, or in memory."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 from collections.abc import Iterable, Iterator, KeysView, Sequence, ValuesView
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -21,7 +20,7 @@ from chamfer.index.building import Wish, build_all, build_in_parts, live_metadat
 from chamfer.index.filters import check_metadata
 from chamfer.index.ids import check_ids
 from chamfer.index.model import Model
-from chamfer.index.segments import Segment, ids_array, live_arrays, temporary_documents, with_deleted
+from chamfer.index.segments import Segment, ids_array, live_arrays, remove_segments, temporary_documents, with_deleted
 from chamfer.index.settings import SearchSettings
 from chamfer.index.snapshot import Snapshot, fitting_settings
 from chamfer.token_vectors import TokenVectors, TokenVectorsLike, as_token_vectors
@@ -144,9 +143,7 @@ class Writer:
             yield made
         except BaseException:
             if self.path is not None and not self._is_unsure:
-                for segment in made:
-                    if segment.record is not None:
-                        shutil.rmtree(self.path / segment.record.name, ignore_errors=True)
+                remove_segments(self.path, made)
             raise
 
     # ── changes ───────────────────────────────────────────────────────────────────────────────────────────────────────
